@@ -1,3 +1,92 @@
-"""gradlab."""
+"""gradlab: how gradients travel through time in recurrent networks, and why.
+
+cell + inputs → trajectory → step Jacobians → spectra of their products → bounds, predictions, decay → a labelled
+dataset → figure, table, citation. Names are imported when they are first used, so that the numerical core, `load` and
+`plot` work without TensorFlow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# name → the module that holds it; a module stands for itself
+_HOME = {
+    # from a cell to arrays
+    "VanillaRNNCell": "cells",
+    "as_step": "step",
+    "rollout": "rollout",
+    "Trajectory": "rollout",
+    "step_jacobians": "jacobian",
+    "activation_slopes": "jacobian",
+    "state_gradients": "gradients",
+    # linear algebra
+    "log_singular_values": "products",
+    "lyapunov_exponents": "lyapunov",
+    "recurrent_spectrum": "spectrum",
+    "spectral_radius": "spectrum",
+    # theory beside measurement
+    "bounds": "bounds",
+    "predictions": "predictions",
+    "fit_decay": "decay",
+    "decay_budget": "decay",
+    # put together
+    "analyze": "analysis",
+    "tasks": "tasks",
+    "plot": "plotting",
+    "save": "results",
+    "load": "results",
+}
+
+if TYPE_CHECKING:
+    from gradlab import bounds, predictions, tasks
+    from gradlab import plotting as plot
+    from gradlab.analysis import analyze
+    from gradlab.cells import VanillaRNNCell
+    from gradlab.decay import decay_budget, fit_decay
+    from gradlab.gradients import state_gradients
+    from gradlab.jacobian import activation_slopes, step_jacobians
+    from gradlab.lyapunov import lyapunov_exponents
+    from gradlab.products import log_singular_values
+    from gradlab.results import load, save
+    from gradlab.rollout import Trajectory, rollout
+    from gradlab.spectrum import recurrent_spectrum, spectral_radius
+    from gradlab.step import as_step
+
+__all__ = [
+    "Trajectory",
+    "VanillaRNNCell",
+    "activation_slopes",
+    "analyze",
+    "as_step",
+    "bounds",
+    "decay_budget",
+    "fit_decay",
+    "load",
+    "log_singular_values",
+    "lyapunov_exponents",
+    "plot",
+    "predictions",
+    "recurrent_spectrum",
+    "rollout",
+    "save",
+    "spectral_radius",
+    "state_gradients",
+    "step_jacobians",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"gradlab has no {name!r}; it has {sorted(_HOME)}")
+    module = import_module(f"gradlab.{_HOME[name]}")
+    value = module if name in ("bounds", "predictions", "tasks", "plot") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
