@@ -17,8 +17,8 @@ _HOME = {
     # from a cell to arrays
     "VanillaRNNCell": "cells",
     "as_step": "step",
-    "rollout": "rollout",
-    "Trajectory": "rollout",
+    "rollout": "trajectory",
+    "Trajectory": "trajectory",
     "step_jacobians": "jacobian",
     "activation_slopes": "jacobian",
     "state_gradients": "gradients",
@@ -34,6 +34,8 @@ _HOME = {
     "decay_budget": "decay",
     # put together
     "analyze": "analysis",
+    "Experiment": "experiment",
+    "run": "experiment",
     "tasks": "tasks",
     "plot": "plotting",
     "save": "results",
@@ -46,16 +48,18 @@ if TYPE_CHECKING:
     from gradlab.analysis import analyze
     from gradlab.cells import VanillaRNNCell
     from gradlab.decay import decay_budget, fit_decay
+    from gradlab.experiment import Experiment, run
     from gradlab.gradients import state_gradients
     from gradlab.jacobian import activation_slopes, step_jacobians
     from gradlab.lyapunov import lyapunov_exponents
     from gradlab.products import log_singular_values
     from gradlab.results import load, save
-    from gradlab.rollout import Trajectory, rollout
     from gradlab.spectrum import recurrent_spectrum, spectral_radius
     from gradlab.step import as_step
+    from gradlab.trajectory import Trajectory, rollout
 
 __all__ = [
+    "Experiment",
     "Trajectory",
     "VanillaRNNCell",
     "activation_slopes",
@@ -71,6 +75,7 @@ __all__ = [
     "predictions",
     "recurrent_spectrum",
     "rollout",
+    "run",
     "save",
     "spectral_radius",
     "state_gradients",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import keras
@@ -57,7 +58,7 @@ class RecurrentInitializer(keras.initializers.Initializer):
                 f"recurrent_gain={gain} and spectral_radius={spectral_radius} both set the size of W; give one of them"
             )
         for label, value in (("recurrent_gain", gain), ("spectral_radius", spectral_radius)):
-            if value is not None and not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
+            if value is not None and not (isinstance(value, Real) and np.isfinite(float(value)) and value > 0):
                 raise ValueError(f"{label} must be a positive finite number, got {value!r}")
         self.name, self.gain, self.spectral_radius, self.seed = name, gain, spectral_radius, seed
 

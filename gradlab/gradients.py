@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from gradlab.rollout import Trajectory, rollout
+from gradlab.jacobian import check_connected
 from gradlab.step import StepFunction
+from gradlab.trajectory import Trajectory, as_trajectory
 from gradlab.validation import Array
 
 _NONE = -(2.0**40)  # the binary exponent of a gradient that is exactly zero
@@ -45,7 +46,7 @@ class StateGradients:
 
 def state_gradients(
     cell: Any,
-    inputs: ArrayLike,
+    inputs: ArrayLike | None,
     loss: Callable[[tf.Tensor], tf.Tensor],
     *,
     initial_state: ArrayLike | None = None,
@@ -69,7 +70,8 @@ def state_gradients(
         `StateGradients`.
 
     Raises:
-        ValueError: the loss does not depend on the states, is not finite, or has a wrong shape.
+        ValueError: the loss does not depend on the states, is not finite, or has a wrong shape; a step that
+            TensorFlow cannot differentiate.
         TypeError: the loss is not callable.
 
     Source:
@@ -82,7 +84,7 @@ def state_gradients(
         >>> g.total[0, :, 0]
         array([0.125, 0.25 , 0.5  , 1.   ])
     """
-    traj = cell if isinstance(cell, Trajectory) else rollout(cell, inputs, initial_state, mask)
+    traj = as_trajectory(cell, inputs, initial_state, mask)
     value, direct = _direct_gradient(traj, loss)
     B, T, _ = traj.inputs.shape
     taken = np.ones((B, T), bool) if traj.mask is None else traj.mask
@@ -97,7 +99,7 @@ def state_gradients(
             tf.constant(direct.swapaxes(0, 1)),
         )
     )
-    if np.isnan(total).any() or np.isnan(recurrent).any():
+    if not np.isfinite(total).all() or not np.isfinite(recurrent).all():
         raise ValueError(
             f"the derivative of {traj.step.description} is not finite along this trajectory;"
             " gl.step_jacobians(traj) names the step"
@@ -197,8 +199,9 @@ def _backward_graph(step: StepFunction) -> Any:
                 before = states[t]
                 tape.watch(before)
                 after = step(weights, before, inputs[t])
-            back = tape.gradient(after, before, output_gradients=g, unconnected_gradients="zero")
-            back = tf.where(mask[t][:, None], back, g)
+            back = tape.gradient(after, before, output_gradients=g)
+            check_connected(back)
+            back = tf.ensure_shape(tf.where(mask[t][:, None], back, g), g.shape)
             log_recurrent = log_norm_of(back) + e * _LN2
             local = exponent_of(tf.reduce_max(tf.abs(back), axis=-1))
             e_back = tf.where(local > _NONE, local + e, local)

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from gradlab import activations
-from gradlab.rollout import Trajectory
 from gradlab.step import StepFunction
+from gradlab.trajectory import Trajectory
 from gradlab.validation import Array
 
 # entries of ∂h/∂h per call of the graph; autodiff holds about ten arrays of this size at once: 0.3 GiB
@@ -30,7 +30,8 @@ def step_jacobians(traj: Trajectory, *, jit_compile: bool = False) -> Array:
         float64 [B, T, n, n]; array index s holds t = s + 1.
 
     Raises:
-        ValueError: a derivative that is NaN or infinite (names the batch entry and the step).
+        ValueError: a derivative that is NaN or infinite (names the batch entry and the step), or that TensorFlow
+            cannot take.
 
     Example:
         >>> import gradlab as gl, numpy as np
@@ -66,19 +67,22 @@ def _jacobian_graph(step: StepFunction, jit_compile: bool) -> Any:
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile)
     def jacobian(weights: Any, state: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(state)
             new_state = step(weights, state, inputs)
-        J = tape.batch_jacobian(new_state, state)
-        if J is None:
-            n = state.shape[-1]
-            raise ValueError(
-                f"the new state does not depend on the old one in a way that TensorFlow can differentiate (n = {n});"
-                " make the step of TensorFlow operations on its `state` argument"
-            )
-        return J
+        check_connected(tape.gradient(new_state, state))  # batch_jacobian would say 0
+        return tape.batch_jacobian(new_state, state)
 
     return jacobian
+
+
+def check_connected(gradient: Any) -> None:
+    """Raise where TensorFlow finds no way from the new state back to the old one (None), which is not a zero."""
+    if gradient is None:
+        raise ValueError(
+            "the new state does not depend on the old one in a way that TensorFlow can differentiate;"
+            " make the step of TensorFlow operations on its `state` argument"
+        )
 
 
 def activation_slopes(traj: Trajectory) -> Array | None:
@@ -128,8 +132,15 @@ def check_elementwise(traj: Trajectory, J: Array, slopes: Array) -> None:
     # both sides come from the same a up to a few roundings of sums over n + d terms, and φ' amplifies those by its own
     # Lipschitz constant; 1e-6 of the largest entry is far above that and far below any real mixing of units
     allowance = 1e-6 * float(np.abs(J).max(initial=0.0))
+    # at a kink (relu at 0) two roundings of the same a may fall on either side, and either slope will do
+    a = pre_activations(traj)
+    assert a is not None
+    sizes = np.abs(traj.states[:, :-1]) @ np.abs(W.T) + np.abs(traj.inputs) @ np.abs(recurrence.input_matrix.T)
+    rounding = 2.0**-50 * (len(W) + traj.inputs.shape[2]) * (sizes + np.abs(recurrence.bias))
+    beside = [activations.slopes(recurrence.activation, tf.constant(a + s * rounding)).numpy() for s in (-1.0, 1.0)]
     for b in range(J.shape[0]):
-        wrong = np.abs(J[b] - slopes[b][:, :, None] * W).max(axis=(1, 2)) > allowance
+        distances = [np.abs(J[b] - one[b][:, :, None] * W).max(axis=2) for one in (slopes, *beside)]
+        wrong = np.minimum.reduce(distances).max(axis=1) > allowance
         if (wrong & taken[b]).any():
             raise ValueError(
                 f"the activation of {traj.step.description} does not act on each unit by itself (J differs from"

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from gradlab import activations
 from gradlab.cells import VanillaRNNCell
-from gradlab.twin import KNOWN_CELLS, StepFunction, as_constant, as_lists, function_of
+from gradlab.twin import KNOWN_CELLS, StepFunction, as_constant, as_lists, build, function_of
 from gradlab.validation import Array, finite, positive_integer
 
 _WHAT_SERVES = (
@@ -73,6 +73,7 @@ class Step:
         recurrence: set where the whole step is φ(W h + U x + b).
         go_backwards: whether the layer reads its sequence from the end.
         stateful: whether the layer keeps its state from call to call.
+        initial_state: h_0 [n] that a cell brings by its own ``get_initial_state``, a snapshot; None for zeros.
         dtype: the precision that the step is computed in.
         description: what it is, in a few words.
         cell: what it was made of; kept alive so that the function stays valid.
@@ -87,6 +88,7 @@ class Step:
     recurrence: ElementwiseRecurrence | None = None
     go_backwards: bool = False
     stateful: bool = False
+    initial_state: Array | None = None
     dtype: str = "float64"
     description: str = "step"
     cell: Any = None
@@ -131,7 +133,10 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
             f"gradlab needs Keras on TensorFlow, got backend {keras.backend.backend()!r};"
             " set the environment variable KERAS_BACKEND=tensorflow before Keras is imported"
         )
+    if isinstance(cell, type):
+        raise TypeError(f"cell must be {_WHAT_SERVES}; got the class {cell.__name__}, make an instance of it")
     if isinstance(cell, Step):
+        _check_input_size(cell.description, cell.input_size, input_size)
         return cell
     if isinstance(cell, keras.layers.Bidirectional):
         raise TypeError(
@@ -143,14 +148,16 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
     if isinstance(cell, keras.layers.RNN):
         return _step_of_cell(cell.cell, input_size, go_backwards=cell.go_backwards, stateful=cell.stateful)
     if isinstance(cell, list | tuple):
-        if not cell or not all(hasattr(one, "state_size") for one in cell):
-            raise TypeError(f"a list of cells must hold at least one Keras cell and nothing else, got {cell!r}")
+        layers = any(isinstance(one, keras.layers.RNN) for one in cell)
+        if not cell or layers or not all(hasattr(one, "state_size") for one in cell):
+            hint = "; pass the cell of each layer, [layer.cell, …]" if layers else ""
+            raise TypeError(f"a list of cells must hold at least one Keras cell and nothing else, got {cell!r}{hint}")
         cell = cell[0] if len(cell) == 1 else keras.layers.StackedRNNCells(list(cell))
     if isinstance(cell, keras.layers.Layer) and not hasattr(cell, "state_size"):
         raise TypeError(f"cell must recur, got the layer {type(cell).__name__}; expected {_WHAT_SERVES}")
     if hasattr(cell, "state_size"):
         return _step_of_cell(cell, input_size)
-    if not callable(cell) or isinstance(cell, type):
+    if not callable(cell):
         raise TypeError(f"cell must be {_WHAT_SERVES}; got {cell!r} of type {type(cell).__name__}")
     return _step_of_callable(cell, state_size, input_size)
 
@@ -163,7 +170,7 @@ def _step_of_cell(
 ) -> Step:
     """Return the step of an object with `state_size` and call(inputs, states) -> (output, states)."""
     sizes = keras.tree.flatten(cell.state_size)
-    if not sizes or not all(isinstance(size, int | np.integer) for size in sizes):
+    if not sizes or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
         raise ValueError(
             f"the carried state must consist of vectors, got state_size {cell.state_size} of {type(cell).__name__};"
             " wrap a convolutional cell in a callable that reshapes a flat state"
@@ -175,15 +182,9 @@ def _step_of_cell(
         raise ValueError(
             f"{type(cell).__name__} has no weights yet; pass input_size=features, or call cell.build((None, features))"
         )
-    if built_for is not None and input_size is not None and input_size != built_for:
-        raise ValueError(
-            f"inputs have {input_size} features, but {type(cell).__name__} was built for {built_for};"
-            " pass inputs [batch, time, features] as the cell saw them in training"
-        )
+    _check_input_size(type(cell).__name__, built_for, input_size)
     built_for = int(built_for or input_size or 0)
-    if not cell.built:
-        cell.build((None, built_for))
-        cell.built = True
+    build(cell, built_for)
     for weight in cell.weights:
         finite(f"the weight {weight.path!r}", np.asarray(keras.ops.convert_to_numpy(weight), np.float64))
     function, dtype = function_of(cell, built_for)
@@ -199,10 +200,29 @@ def _step_of_cell(
         recurrence=_recurrence(cell),
         go_backwards=go_backwards,
         stateful=stateful,
+        initial_state=_initial_state_of(cell),
         dtype=dtype,
         description=_describe(cell),
         cell=cell,
     )
+
+
+def _check_input_size(name: str, built_for: int | None, input_size: int | None) -> None:
+    """Raise where the inputs have another number of features than the cell was built for."""
+    if built_for is not None and input_size is not None and input_size != built_for:
+        raise ValueError(
+            f"inputs have {input_size} features, but {name} was built for {built_for};"
+            " pass inputs [batch, time, features] as the cell saw them in training"
+        )
+
+
+def _initial_state_of(cell: Any) -> Array | None:
+    """Return h_0 [n] of a cell that brings its own, as Keras's layers ask for it; None where it is zero."""
+    if type(cell) in KNOWN_CELLS or not hasattr(cell, "get_initial_state"):
+        return None
+    parts = keras.tree.flatten(cell.get_initial_state(batch_size=1))
+    state = np.concatenate([np.asarray(keras.ops.convert_to_numpy(part), np.float64)[0] for part in parts])
+    return finite("the initial state that the cell brings", state, ("unit",)) if state.any() else None
 
 
 def _input_size_of(cell: keras.layers.Layer) -> int | None:
@@ -240,6 +260,7 @@ def _step_of_plain_cell(cell: Any, input_size: int | None, go_backwards: bool, s
         parts=_parts(cell),
         go_backwards=go_backwards,
         stateful=stateful,
+        initial_state=_initial_state_of(cell),
         dtype=dtype,
         description=_describe(cell),
         cell=cell,
@@ -276,8 +297,10 @@ def _probed(step: Callable[..., Any], n: int, input_size: int | None) -> tuple[S
 
     def function_in(dtype: str) -> Callable[..., tf.Tensor]:
         def function(weights: Any, state: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-            new_state = step(tf.cast(state, dtype), tf.cast(inputs, dtype))
-            return tf.ensure_shape(tf.cast(tf.convert_to_tensor(new_state), state.dtype), [None, n])
+            new_state = tf.convert_to_tensor(step(tf.cast(state, dtype), tf.cast(inputs, dtype)))
+            if new_state.dtype.name != dtype:
+                raise ValueError(f"it returns {new_state.dtype.name} from {dtype}")
+            return tf.ensure_shape(new_state, [None, n])
 
         return function
 

@@ -64,7 +64,8 @@ def rollout(
         cell: anything that `as_step` takes.
         inputs: x_1 … x_T [B, T, d], floating point.
         initial_state: h_0 [B, n], or [n] for every sequence alike, or a list of its parts as Keras orders them
-            (LSTM: [h, c]); zeros if None.
+            (LSTM: [h, c]); if None, what the cell itself starts from: zeros, unless its get_initial_state says
+            otherwise.
         mask: [B, T], True where a step counts.
 
     Returns:
@@ -84,14 +85,14 @@ def rollout(
     x = _checked_inputs(inputs)
     B, T, d = x.shape
     initial = None if initial_state is None else _joined(initial_state)
-    size = initial.shape[-1] if initial is not None and not hasattr(cell, "state_size") else None
+    size = initial.shape[-1] if initial is not None and initial.ndim and not hasattr(cell, "state_size") else None
     step = as_step(cell, state_size=size, input_size=d)
     if step.stateful and initial is None:
         raise ValueError(
             "a stateful layer starts from wherever its last call ended, which is no definite h_0; pass"
             " initial_state= (zeros for a fresh start), or a layer with stateful=False"
         )
-    h0 = _checked_initial_state(initial, B, step.state_size)
+    h0 = _checked_initial_state(step.initial_state if initial is None else initial, B, step.state_size)
     keep = None if mask is None else _checked_mask(mask, B, T)
     if step.go_backwards:
         x, keep = x[:, ::-1].copy(), None if keep is None else keep[:, ::-1].copy()
@@ -101,6 +102,24 @@ def rollout(
     states = np.concatenate([h0[:, None], tail.swapaxes(0, 1)], axis=1)
     _check_explosion(states)
     return Trajectory(inputs=x, states=states, step=step, mask=keep)
+
+
+def as_trajectory(
+    cell: Any, inputs: ArrayLike | None, initial_state: ArrayLike | None = None, mask: ArrayLike | None = None
+) -> Trajectory:
+    """Return a `Trajectory` as it is, and the rollout of anything else.
+
+    Raises:
+        TypeError: no inputs for a cell, or inputs, initial state or mask beside a trajectory, which has its own.
+    """
+    if not isinstance(cell, Trajectory):
+        if inputs is None:
+            raise TypeError("inputs must be [batch, time, features], got None; only a Trajectory comes with its own")
+        return rollout(cell, inputs, initial_state, mask)
+    for name, value in (("inputs", inputs), ("initial_state", initial_state), ("mask", mask)):
+        if value is not None:
+            raise TypeError(f"a Trajectory has its own {name}, got another beside it; pass {name}=None")
+    return cell
 
 
 def _rollout_graph(step: StepFunction) -> Any:
@@ -113,6 +132,7 @@ def _rollout_graph(step: StepFunction) -> Any:
 
         def body(t: tf.Tensor, state: tf.Tensor, kept: tf.TensorArray) -> tuple[Any, ...]:
             state = tf.where(mask[t][:, None], step(weights, state, inputs[t]), state)
+            state = tf.ensure_shape(state, initial.shape)  # a callable may lose sight of its batch size
             return t + 1, state, kept.write(t, state)
 
         return tf.while_loop(lambda t, *_: t < T, body, (0, initial, kept))[2].stack()
@@ -140,9 +160,9 @@ def _checked_inputs(inputs: ArrayLike) -> Array:
 
 def _joined(initial_state: Any) -> Array:
     """Return h_0 as one array; a list of parts is joined along the state."""
-    if isinstance(initial_state, list | tuple) and initial_state and np.ndim(initial_state[0]) > 0:
-        flat = [np.asarray(part) for part in tf.nest.flatten(list(initial_state))]
-        shapes = {part.shape[:-1] for part in flat}
+    flat = [np.asarray(part) for part in tf.nest.flatten(initial_state)]
+    if isinstance(initial_state, list | tuple) and any(part.ndim for part in flat):
+        shapes = {part.shape[:-1] if part.ndim else None for part in flat}
         if len(shapes) != 1:
             raise ValueError(
                 f"the parts of initial_state must share their batch size, got shapes {[p.shape for p in flat]}"
@@ -166,13 +186,13 @@ def _checked_initial_state(initial: Array | None, B: int, n: int) -> Array:
 def _checked_mask(mask: ArrayLike, B: int, T: int) -> NDArray[np.bool_]:
     """Return the mask as bool [B, T] with at least one step that counts in each sequence."""
     array = np.asarray(mask)
-    if array.dtype.kind != "b" and not bool(np.all(np.isin(array, (0, 1)))):
+    if array.dtype.kind != "b" and not set(np.unique(array).tolist()) <= {0, 1}:
         raise TypeError(f"mask must be boolean [batch, time], True where a step counts, got dtype {array.dtype}")
     if array.shape != (B, T):
         raise ValueError(f"mask must be [batch, time] = {(B, T)}, got shape {array.shape}")
     flags: NDArray[np.bool_] = array.astype(bool)
-    counts = np.sum(flags, axis=1)
-    if not np.all(counts):
+    counts = np.count_nonzero(flags, axis=1)
+    if counts.min() == 0:
         b = int(np.argmin(counts))
         raise ValueError(f"every sequence needs a step that counts, got none at batch {b}; leave that sequence out")
     return flags
@@ -180,7 +200,7 @@ def _checked_mask(mask: ArrayLike, B: int, T: int) -> NDArray[np.bool_]:
 
 def _check_explosion(states: Array) -> None:
     """Raise where a trajectory left the finite numbers, naming the first step."""
-    good = np.isfinite(states).all(axis=2)
+    good = np.all(np.isfinite(states), axis=2)
     if good.all():
         return
     steps = np.where(good.all(axis=1), states.shape[1], np.argmin(good, axis=1))

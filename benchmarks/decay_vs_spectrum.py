@@ -1,0 +1,134 @@
+"""How fast do gradients decay, and what predicts it? Measured decay beside ρ(W), λ1, mean field and the bounds.
+
+Tanh, ReLU, LSTM and GRU networks over recurrent gains and seeds, at initialisation and after training on real
+sequences. Writes to --out: the dataset (.nc), the table (.csv, booktabs .tex), two figures (.pdf, .png), and the
+provenance with the summary (.json); every finished run is kept under runs/ and skipped by --resume.
+
+    python benchmarks/decay_vs_spectrum.py            # at most 10 minutes on 2 cores
+    python benchmarks/decay_vs_spectrum.py --quick    # at most a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from decay_vs_spectrum_report import collect, draw_anatomy, draw_overview, latex, sentences, summarise, table
+from tqdm import tqdm
+
+import gradlab as gl
+from gradlab.results import SCHEMA_VERSION, provenance, write_text_atomically
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported by the first run, and talks
+
+DEFAULT_GAINS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
+CHOICES = {"cells": ("tanh", "relu", "lstm", "gru"), "data": ("digits", "vowels", "adding", "noise")}
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small version of the same, for a first look")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--data", choices=CHOICES["data"], default="digits", help="sequences (default: %(default)s)")
+    parser.add_argument("--cells", nargs="+", choices=CHOICES["cells"], default=list(CHOICES["cells"]))
+    parser.add_argument("--gains", nargs="+", type=float, help=f"recurrent gains (default: {DEFAULT_GAINS})")
+    parser.add_argument("--units", type=int, help="units n per gate (default: 32)")
+    parser.add_argument("--seeds", type=int, help="number of seeds, 0 … N−1 (default: 3)")
+    parser.add_argument("--epochs", type=int, help="epochs of training (default: 12; noise: 0)")
+    parser.add_argument("--resume", action="store_true", help="keep the runs under --out that are already finished")
+    options = parser.parse_args()
+    small = {"gains": [0.8, 1.5], "units": 16, "seeds": 1, "epochs": 2}
+    full = {"gains": list(DEFAULT_GAINS), "units": 32, "seeds": 3, "epochs": 12}
+    for name, value in (small if options.quick else full).items():
+        if getattr(options, name) is None:
+            setattr(options, name, 0 if name == "epochs" and options.data == "noise" else value)
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
+    return options
+
+
+def experiments(options: argparse.Namespace) -> list[gl.Experiment]:
+    """Return the runs asked for, in the order in which they are made."""
+    return [
+        gl.Experiment(
+            cell=cell,
+            gain=gain,
+            seed=seed,
+            data=options.data,
+            units=options.units,
+            epochs=options.epochs,
+            probes=4 if options.quick else 8,
+        )
+        for seed in range(options.seeds)
+        for cell in dict.fromkeys(options.cells)
+        for gain in sorted(set(options.gains))
+    ]
+
+
+def finished(path: Path) -> bool:
+    """Whether a run is on disk, whole, and made by this version of gradlab."""
+    if not path.exists():
+        return False
+    try:
+        version = gl.load(path).attrs.get("gradlab_version")
+    except (ValueError, OSError) as error:
+        tqdm.write(f"{path} is not usable and is made again: {error}", file=sys.stderr)
+        return False
+    if version != gl.__version__:
+        tqdm.write(f"{path} was made by gradlab {version} and is made again", file=sys.stderr)
+    return version == gl.__version__
+
+
+def main() -> None:
+    """Run, collect, write, print."""
+    options, started = arguments(), time.perf_counter()
+    try:
+        wanted = experiments(options)
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"decay_vs_spectrum.py: {error}") from None
+    runs = options.out / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    reused = 0
+    with tqdm(wanted, unit="run", dynamic_ncols=True) as progress:
+        for experiment in progress:
+            progress.set_description(f"{experiment.cell} g={experiment.gain:g} seed={experiment.seed}")
+            path = runs / f"{experiment.key}.nc"
+            if options.resume and finished(path):
+                reused += 1
+                continue
+            gl.save(gl.run(experiment), path)
+    ds = collect([gl.load(runs / f"{experiment.key}.nc") for experiment in wanted])
+    ds.attrs |= provenance() | {"schema_version": SCHEMA_VERSION, "title": "Measured decay and what predicts it"}
+    numbers, summary = table(ds), summarise(ds)
+    spoken = sentences(ds, summary)
+    stem = options.out / "decay_vs_spectrum"
+    gl.save(ds, stem.with_suffix(".nc"))
+    write_text_atomically(stem.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g"))
+    write_text_atomically(stem.with_suffix(".tex"), latex(numbers))
+    draw_overview(ds, summary, stem)
+    reference = min(wanted, key=lambda one: (one.cell != "tanh", abs(one.gain - 1.0), one.seed))
+    draw_anatomy(gl.load(runs / f"{reference.key}.nc"), stem.with_name("decay_vs_spectrum_anatomy"))
+    record = {
+        "provenance": {name: value for name, value in ds.attrs.items() if name != "experiments"},
+        "experiments": json.loads(ds.attrs["experiments"]),
+        "runs": len(wanted),
+        "reused": reused,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "predictors": summary.to_dict(orient="records"),
+        "sentences": spoken,
+    }
+    write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, default=str) + "\n")
+    print(numbers.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
+    print("\nPredicted minus measured rate, nats per step:")
+    print(summary.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
+    print("\n" + "\n".join(spoken))
+    print(f"\n{len(wanted)} runs ({reused} reused) in {record['wall_seconds']:.0f} s; written to {stem}.*")
+
+
+if __name__ == "__main__":
+    main()

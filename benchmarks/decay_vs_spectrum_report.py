@@ -1,0 +1,373 @@
+"""What `decay_vs_spectrum.py` makes of its runs: one dataset, one table, one summary, two figures. No TensorFlow.
+
+The overview is drawn again from a finished dataset by
+
+    python benchmarks/decay_vs_spectrum_report.py out/decay_vs_spectrum.nc
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.lines import Line2D
+from scipy import stats
+
+import gradlab as gl
+
+CELLS = {"tanh": "tanh", "relu": "ReLU", "lstm": "LSTM", "gru": "GRU"}
+COLOURS = {"tanh": "#0072B2", "relu": "#D55E00", "lstm": "#009E73", "gru": "#CC79A7"}
+MARKERS = {"tanh": "o", "relu": "s", "lstm": "^", "gru": "D"}
+SIMPLE = ("tanh", "relu")  # h = φ(W h + U x + b): only here do ρ(W) and γσ1(W) bear on the gradient at all
+
+# name: (symbol, what it is)
+PREDICTORS = {
+    "log_spectral_radius": ("ln ρ(W)", "the folk rule, decay = ρ(W)^k; tanh and ReLU"),
+    "mean_field_rate": ("½ ln χ₁", "mean field with the inputs' variances; tanh"),
+    "lyapunov": ("λ₁", "largest Lyapunov exponent along the sequence; every cell"),
+    "log_promise": ("ln γσ₁(W)", "upper bound known beforehand; tanh and ReLU"),
+    "log_step_norm": ("⟨ln‖J‖⟩", "upper bound along the sequence; every cell"),
+}
+
+
+def collect(runs: list[xr.Dataset]) -> xr.Dataset:
+    """Return one dataset over all runs: one number per run and stage for each quantity, and the median decay curve."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for ds in runs:
+        for name, value in _numbers(ds).items():
+            columns.setdefault(name, []).append(value)
+    descriptions = [json.loads(ds.attrs["experiment"]) for ds in runs]
+    stages = runs[0]["stage"].values
+    units = dict.fromkeys(columns, "nats/step") | {"test_loss": "nats", "half_life": "steps"}
+    units |= dict.fromkeys(("bound_crossings", "test_accuracy"), "1")
+    units |= {"spectral_radius": "1", "decay_curve": "nats"}
+    variables = {
+        name: (("run", "stage", "lag") if name == "decay_curve" else ("run", "stage"), np.array(values))
+        for name, values in columns.items()
+    }
+    ds = xr.Dataset(variables, coords={"stage": stages})
+    for name in ds.data_vars:
+        ds[name].attrs["units"] = units[str(name)]
+    ds = ds.assign_coords(
+        cell=("run", [one["cell"] for one in descriptions]),
+        gain=("run", [one["gain"] for one in descriptions]),
+        seed=("run", [one["seed"] for one in descriptions]),
+        recurrent_matrix=("run", [one.attrs["recurrent_matrix"] for one in runs]),
+        lag=np.arange(ds.sizes["lag"]),
+    )
+    ds.attrs["data"] = descriptions[0]["data"]
+    ds.attrs["units"] = descriptions[0]["units"]
+    ds.attrs["loss"] = runs[0].attrs["loss"]
+    ds.attrs["metric"], ds.attrs["baseline"] = runs[0].attrs["metric"], runs[0].attrs["baseline"]
+    ds.attrs["commits_of_runs"] = sorted({str(one.attrs["commit"]) for one in runs})
+    ds.attrs["failures"] = [
+        f"{one.attrs['cell']}: {stage}: {one.attrs[f'status_{stage}']}"
+        for one in runs
+        for stage in map(str, stages)
+        if one.attrs[f"status_{stage}"] != "ok"
+    ]
+    ds.attrs["experiments"] = json.dumps(descriptions)
+    return ds
+
+
+def _numbers(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return the numbers of one run, each [stage], and its decay curve [stage, lag]."""
+    nothing = xr.full_like(ds["decay_rate"], np.nan)
+    rate = ds["decay_rate"]
+    sequences = np.isfinite(rate).sum("batch")
+    mean_rate = rate.mean("batch")
+    simple = "bound_promise" in ds
+    out = {
+        "rate": mean_rate,
+        # over sequences: what another draw of test sequences would change
+        "rate_standard_error": rate.std("batch", ddof=1) / np.sqrt(sequences),
+        "half_life": xr.where(mean_rate < 0, -np.log(2) / mean_rate, np.inf).where(np.isfinite(mean_rate)),
+        "spectral_radius": ds["spectral_radius"],
+        "log_spectral_radius": np.log(ds["spectral_radius"]) if simple else nothing.mean("batch"),
+        "mean_field_rate": ds.get("mean_field_rate", nothing).mean("batch"),
+        "lyapunov": ds["lyapunov_exponent"].isel(mode=0).mean("batch"),
+        "log_promise": _slope(ds, ds["bound_promise"]).mean("batch") if simple else nothing.mean("batch"),
+        "log_step_norm": _slope(ds, ds["bound_step_norms"]).mean("batch"),
+        "bound_crossings": _crossings(ds),
+        "log_sigma_max": _slope(ds, ds["log_singular_values"].isel(mode=0)).mean("batch"),
+    }
+    numbers = {name: value.values.astype(np.float64) for name, value in out.items()}
+    stages = ds.sizes["stage"]
+    for name in ("test_accuracy", "test_loss"):
+        # the score belongs to the trained network; the initial one was not scored
+        values = np.full(stages, np.nan)
+        if name in ds and stages == 2:
+            values[1] = ds[name].values[-1]
+        numbers[name] = values
+    numbers["decay_curve"] = _curve(ds)
+    return numbers
+
+
+def _crossings(ds: xr.Dataset) -> xr.DataArray:
+    """Return how often a bound of the chain lies below ln σ1 by more than the rounding of its sum."""
+    top = ds["log_singular_values"].isel(mode=0)
+    # each link adds k logarithms, each right to about n roundings of its norm, and their sum to k roundings of itself
+    k, n = ds["lag"], ds.sizes["mode"]
+    count = xr.zeros_like(ds["decay_rate"].isel(batch=0), dtype=int)
+    for name in ("bound_step_norms", "bound_slopes", "bound_promise"):
+        if name in ds:
+            bound = ds[name].where(np.isfinite(ds[name]), -np.inf)
+            allowance = 4.0 * np.finfo(float).eps * k * (n + np.abs(bound.where(np.isfinite(bound), 0.0)))
+            count = count + (top > bound + allowance).sum(["batch", "time"])
+    return count
+
+
+def _slope(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """Return the mean slope of a quantity over lag, on the range of lags that the decay was fitted on."""
+    first, last = (values.where(ds["lag"] == ds[f"decay_{end}_lag"]).mean("time") for end in ("first", "last"))
+    return (last - first) / (ds["decay_last_lag"] - ds["decay_first_lag"])
+
+
+def _curve(ds: xr.Dataset) -> np.ndarray:
+    """Return the median over sequences of ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖ at each lag, [stage, T+1]."""
+    measured, lag = ds["budget_measured"].transpose("stage", "batch", "time").values, ds["lag"].values
+    curve = np.full((measured.shape[0], lag.shape[1]), np.nan)
+    for k in range(int(lag.max()) + 1):
+        at = [measured[:, b, np.flatnonzero(lag[b] == k)[0]] for b in range(len(lag)) if (lag[b] == k).any()]
+        curve[:, k] = np.median(at, axis=0)
+    return curve
+
+
+def table(ds: xr.Dataset) -> pd.DataFrame:
+    """Return cell × gain × stage: the mean over seeds of every number, the rate with its standard error."""
+    frame = ds.drop_vars(["decay_curve", "lag"]).to_dataframe().reset_index()
+    rows = []
+    for cell in dict.fromkeys(frame["cell"]):
+        for (stage, gain), group in frame[frame["cell"] == cell].groupby(["stage", "gain"], sort=True):
+            rates = group["rate"].dropna()
+            between = rates.std(ddof=1) / np.sqrt(len(rates)) if len(rates) > 1 else group["rate_standard_error"].mean()
+            mean = rates.mean()
+            rows.append(
+                {
+                    "cell": CELLS[cell],
+                    "stage": stage,
+                    "gain": gain,
+                    "seeds": len(rates),
+                    "rate": mean,
+                    "± s.e.": between,
+                    "half-life": -np.log(2) / mean if mean < 0 else np.inf,
+                    "ρ": group["spectral_radius"].mean(),
+                    **{symbol: group[name].mean() for name, (symbol, _) in PREDICTORS.items()},
+                    "accuracy" if ds.attrs["metric"] == "accuracy" else "test loss": group[
+                        "test_accuracy" if ds.attrs["metric"] == "accuracy" else "test_loss"
+                    ].mean(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def latex(numbers: pd.DataFrame) -> str:
+    """Return the table in LaTeX with booktabs rules."""
+    symbols = {
+        "± s.e.": r"$\pm$ s.e.",
+        "ρ": r"$\rho$",
+        "ln ρ(W)": r"$\ln\rho(W)$",
+        "½ ln χ₁": r"$\frac12\ln\chi_1$",
+        "λ₁": r"$\lambda_1$",
+        "ln γσ₁(W)": r"$\ln\gamma\sigma_1(W)$",
+        "⟨ln‖J‖⟩": r"$\langle\ln\|J\|\rangle$",
+    }
+    styled = numbers.rename(columns=symbols).style.hide(axis="index").format(precision=3, na_rep="--")
+    text: str = styled.format("{:g}", subset=["gain"]).to_latex(hrules=True)
+    return text.replace("inf", r"$\infty$")
+
+
+def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Return how far each predictor is from the measured rate, with 95 % intervals by bootstrap over networks.
+
+    A network's two stages are resampled together, for they are not independent.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    stages = [str(stage) for stage in ds["stage"].values]
+    for name, (symbol, _) in PREDICTORS.items():
+        for label, chosen in [(stage, [stage]) for stage in stages] + ([("both", stages)] if len(stages) > 1 else []):
+            predicted, measured = (ds[one].sel(stage=chosen).values for one in (name, "rate"))
+            good = np.isfinite(predicted) & np.isfinite(measured)
+            networks = np.flatnonzero(good.any(axis=1))
+            if len(networks) < 3:
+                continue
+            error = np.where(good, predicted - measured, np.nan)[networks]
+            draws = rng.integers(len(networks), size=(resamples, len(networks)))
+            resampled = error[draws].reshape(resamples, -1)
+            bias, rmse = np.nanmean(error), np.sqrt(np.nanmean(error**2))
+            low, high = np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])
+            rmse_low, rmse_high = np.percentile(np.sqrt(np.nanmean(resampled**2, axis=1)), [2.5, 97.5])
+            rows.append(
+                {
+                    "predictor": symbol,
+                    "stage": label,
+                    "cells": " ".join(dict.fromkeys(CELLS[c] for c in ds["cell"].values[networks])),
+                    "networks": len(networks),
+                    "left out": int((~good).any(axis=1).sum() if not np.isnan(predicted).all() else 0)
+                    - int(np.isnan(predicted).all(axis=1).sum()),
+                    "bias": bias,
+                    "bias low": low,
+                    "bias high": high,
+                    "rmse": rmse,
+                    "rmse low": rmse_low,
+                    "rmse high": rmse_high,
+                    "rank correlation": stats.spearmanr(predicted[good], measured[good]).statistic,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
+    """Return two or three sentences that a write-up could cite."""
+    label = "both" if "both" in set(summary["stage"]) else str(summary["stage"].iloc[0])
+    rows = summary[summary["stage"] == label].set_index("predictor")
+
+    def rmse(symbol: str) -> str:
+        row = rows.loc[symbol]
+        return f"{row['rmse']:.3f} [{row['rmse low']:.3f}, {row['rmse high']:.3f}]"
+
+    def bias(symbol: str) -> str:
+        row = rows.loc[symbol]
+        return f"{row['bias']:+.3f} [{row['bias low']:+.3f}, {row['bias high']:+.3f}]"
+
+    when = {"both": "before and after training", "initial": "at initialisation"}[label]
+    said = []
+    if "λ₁" in rows.index:
+        said.append(
+            f"Over {rows.loc['λ₁', 'networks']} networks ({rows.loc['λ₁', 'cells']}; {ds.attrs['data']}, n = "
+            f"{ds.attrs['units']}, {when}) the largest Lyapunov exponent predicts the measured decay rate of"
+            f" ‖∂L/∂h_t‖ with a root-mean-square error of {rmse('λ₁')} nats/step (95 % bootstrap interval)."
+        )
+    if "ln ρ(W)" in rows.index:
+        text = (
+            f"For the simple networks ({rows.loc['ln ρ(W)', 'cells']}) the folk rule ln ρ(W) misses by"
+            f" {rmse('ln ρ(W)')} nats/step, bias {bias('ln ρ(W)')}"
+        )
+        if "½ ln χ₁" in rows.index:
+            text += f"; mean field (tanh alone) misses by {rmse('½ ln χ₁')}, bias {bias('½ ln χ₁')}"
+        said.append(text + ".")
+    if "ln γσ₁(W)" in rows.index:
+        crossed = int(ds["bound_crossings"].sum())
+        held = "is never crossed" if crossed == 0 else f"IS CROSSED {crossed} TIMES, which is a bug,"
+        text = f"The bound ln γσ₁(W) {held} and lies {bias('ln γσ₁(W)')} nats/step above the measured rate"
+        if "⟨ln‖J‖⟩" in rows.index:
+            text += f"; the mean log step norm, which bounds gated cells too, {bias('⟨ln‖J‖⟩')}"
+        said.append(text + ".")
+    return said
+
+
+def draw_overview(ds: xr.Dataset, summary: pd.DataFrame, stem: Path) -> None:
+    """Draw predictors against measurement (top) and the decay itself (bottom)."""
+    with gl.plot.style():
+        figure, axes = plt.subplots(2, 4, figsize=(7.2, 4.1), layout="constrained")
+        for ax, names in zip(
+            axes[0], (["log_spectral_radius"], ["mean_field_rate"], ["lyapunov"], ["log_promise", "log_step_norm"]),
+            strict=True,
+        ):  # fmt: skip
+            _scatter(ds, summary, names, ax)
+        axes[0, 0].set_ylabel("measured decay rate\n(nats/step)")
+        cells = list(dict.fromkeys(ds["cell"].values))
+        for ax, cell in zip(axes[1], cells, strict=False):
+            _curves(ds, cell, ax)
+        for ax in axes[1, len(cells) :]:
+            ax.set_axis_off()
+        axes[1, 0].set_ylabel("ln‖∂L/∂h$_t$‖ − ln‖∂L/∂h$_T$‖\n(nats)")
+        _legends(figure, axes, ds, cells)
+        gl.plot.save_figure(figure, stem)
+        plt.close(figure)
+
+
+def _scatter(ds: xr.Dataset, summary: pd.DataFrame, names: list[str], ax: plt.Axes) -> None:
+    """Draw measured against predicted; the last of `names` serves the cells that the first does not hold for."""
+    for cell in dict.fromkeys(ds["cell"].values):
+        runs = ds.isel(run=np.flatnonzero(ds["cell"].values == cell))
+        name = names[0] if np.isfinite(runs[names[0]]).any() else names[-1]
+        for stage in runs["stage"].values:
+            one = runs.sel(stage=stage)
+            filled = COLOURS[cell] if stage == "trained" else "white"
+            ax.scatter(one[name], one["rate"], s=9, marker=MARKERS[cell], c=filled, edgecolors=COLOURS[cell], lw=0.7)
+    low, high = _limits(ds)
+    ax.axline((0, 0), slope=1, color="0.4", lw=0.8, zorder=0)
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ax.set_xlabel(" or ".join(PREDICTORS[name][0] for name in names) + "\n(nats/step)")
+    title = {
+        "log_spectral_radius": "spectral radius",
+        "mean_field_rate": "mean field",
+        "lyapunov": "Lyapunov exponent",
+        "log_promise": "upper bound",
+    }[names[0]]
+    ax.set_title(title)
+    label = "both" if ds.sizes["stage"] > 1 else str(ds["stage"].values[0])
+    row = summary[(summary["predictor"] == PREDICTORS[names[0]][0]) & (summary["stage"] == label)]
+    if len(row):
+        ax.text(0.04, 0.96, f"rms error {row['rmse'].iloc[0]:.2f}", transform=ax.transAxes, va="top", fontsize=7)
+
+
+def _limits(ds: xr.Dataset) -> tuple[float, float]:
+    """Return limits that serve every panel alike, so that a distance from the diagonal means the same in each."""
+    values = np.concatenate([ds[name].values.ravel() for name in ("rate", *PREDICTORS)])
+    values = values[np.isfinite(values)]
+    margin = 0.06 * np.ptp(values) + 0.02
+    return float(values.min() - margin), float(values.max() + margin)
+
+
+def _curves(ds: xr.Dataset, cell: str, ax: plt.Axes) -> None:
+    """Draw the median decay curve of one cell, a colour a gain, mean over seeds."""
+    gains = sorted(set(ds["gain"].values[ds["cell"].values == cell]))
+    colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.88, len(gains)))
+    for gain, colour in zip(gains, colours, strict=True):
+        runs = ds["decay_curve"].isel(run=np.flatnonzero((ds["cell"].values == cell) & (ds["gain"].values == gain)))
+        for stage in runs["stage"].values:
+            curve = runs.sel(stage=stage).median("run")
+            ax.plot(
+                ds["lag"], curve.where(np.isfinite(curve)), color=colour, lw=1.0,
+                ls="--" if stage == "trained" else "-", label=f"{gain:g}" if stage == ds["stage"].values[0] else None,
+            )  # fmt: skip
+    ax.axhline(0.0, color="0.6", lw=0.6, zorder=0)
+    ax.set_title(CELLS[cell])
+    ax.set_xlabel("lag k (steps)")
+
+
+def _legends(figure: plt.Figure, axes: np.ndarray, ds: xr.Dataset, cells: list[str]) -> None:
+    """Say what markers, fillings and colours mean, once."""
+    handles = [
+        Line2D([], [], ls="", marker=MARKERS[c], mfc="white", mec=COLOURS[c], ms=4, label=CELLS[c]) for c in cells
+    ]
+    if ds.sizes["stage"] > 1:
+        handles += [
+            Line2D([], [], ls="", marker="o", mfc="white", mec="0.3", ms=4, label="initial (open, solid line)"),
+            Line2D([], [], ls="", marker="o", mfc="0.3", mec="0.3", ms=4, label="trained (filled, dashed line)"),
+        ]
+    handles.append(Line2D([], [], color="0.4", lw=0.8, label="prediction = measurement"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, columnspacing=1.2)
+    axes[1, 0].legend(title="gain g", fontsize=5.5, title_fontsize=6, loc="best", ncols=2, handlelength=1.2)
+
+
+def draw_anatomy(ds: xr.Dataset, stem: Path) -> None:
+    """Draw one trained network from four sides: decay with bounds, fan of singular values, W in the plane, budget."""
+    last = ds.isel(stage=-1)
+    with gl.plot.style():
+        figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.2), layout="constrained")
+        gl.plot.decay(last, ax=axes[0, 0])
+        gl.plot.fan(last, ax=axes[0, 1])
+        gl.plot.eigenvalues(last, ax=axes[1, 0])
+        gl.plot.budget(last, ax=axes[1, 1])
+        described = json.loads(ds.attrs["experiment"])
+        figure.suptitle(
+            f"{ds.attrs['cell']}, gain {described['gain']:g}, seed {described['seed']},"
+            f" {last['stage'].values!s}, {described['data']}"
+        )
+        gl.plot.save_figure(figure, stem)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    dataset = gl.load(source)
+    draw_overview(dataset, summarise(dataset), source.with_suffix(""))

@@ -1,0 +1,252 @@
+"""One run, described by values: a network is made, trained, and analysed before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import xarray as xr
+
+from gradlab import tasks
+from gradlab.analysis import analyze
+from gradlab.cells import VanillaRNNCell
+from gradlab.validation import Array, positive_integer
+
+CELLS = ("tanh", "relu", "lstm", "gru")
+DATA = ("digits", "vowels", "adding", "noise")
+STAGES = ("initial", "trained")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained and measured; the same description gives the same numbers on the same machine.
+
+    Attributes:
+        cell: "tanh" or "relu" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
+        gain: g of the recurrent matrices at initialisation, W_ij ~ N(0, g²/n), every gate alike.
+        seed: of the weights, the order of the batches and the data.
+        data: "digits" (64 pixel steps), "vowels" (masked, up to 29 steps), "adding" (100 steps), "noise" (100 steps of
+            white noise, nothing to learn).
+        units: n of each gate.
+        epochs: passes over the training data; 0 analyses the initial network alone.
+        batch_size: sequences per training step.
+        learning_rate: of Adam.
+        clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis).
+        probes: number of test sequences analysed.
+
+    Raises:
+        ValueError: an unknown cell or data set, numbers out of range, epochs on data with nothing to learn.
+        TypeError: counts that are not integers.
+    """
+
+    cell: str
+    gain: float = 1.0
+    seed: int = 0
+    data: str = "digits"
+    units: int = 32
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    clip_norm: float = 1.0
+    probes: int = 8
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, value, choices in (("cell", self.cell, CELLS), ("data", self.data, DATA)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+        for name in ("units", "batch_size", "probes"):
+            positive_integer(name, getattr(self, name))
+        for name in ("gain", "learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+        for name in ("seed", "epochs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if self.data == "noise" and self.epochs:
+            raise ValueError(f"white noise has nothing to learn, got epochs={self.epochs}; set epochs=0")
+
+    @property
+    def key(self) -> str:
+        """A name for the result, from the content of the description alone."""
+        content = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return f"{self.cell}-{self.data}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def load_task(experiment: Experiment) -> tasks.Task:
+    """Return the data of an experiment."""
+    if experiment.data == "digits":
+        return tasks.digits("pixels", seed=experiment.seed)
+    if experiment.data == "vowels":
+        return tasks.vowels()
+    if experiment.data == "adding":
+        return tasks.adding(100, 2000, seed=experiment.seed)
+    return tasks.noise(100, max(64, experiment.probes), 4, seed=experiment.seed)
+
+
+def run(experiment: Experiment) -> xr.Dataset:
+    """Make the network, analyse it, train it, analyse it again.
+
+    Training is Keras's `fit` with Adam on the (categorical) cross-entropy, or on the squared error for a regression, in
+    float32; the analysis runs in float64 on the first `probes` test sequences, with the same loss for each of them.
+
+    Args:
+        experiment: what to do.
+
+    Returns:
+        The dataset of `analyze` with one more dim, stage ("initial", "trained"), and the learning curve over dim epoch.
+        A network that left the finite numbers has NaN throughout that stage, and the attribute ``status_<stage>`` says
+        why.
+
+    Raises:
+        ValueError: no stage could be analysed.
+
+    Example:
+        >>> ds = run(Experiment("tanh", gain=0.9, data="noise", units=4, epochs=0, probes=2))
+        >>> ds.sizes["stage"], ds.attrs["status_initial"]
+        (1, 'ok')
+    """
+    task = load_task(experiment)
+    keras.utils.set_random_seed(experiment.seed)
+    layer, readout, model = _network(experiment, task)
+    probe = slice(0, experiment.probes)
+    inputs = task.test_inputs[probe]
+    mask = None if task.test_mask is None else task.test_mask[probe]
+    targets = None if task.test_targets is None else task.test_targets[probe]
+
+    def measure() -> xr.Dataset:
+        loss = None if targets is None else _probe_loss(readout, experiment, task, targets)
+        return analyze(layer, inputs, loss, mask=mask, seed=experiment.seed)
+
+    curves: dict[str, Array] = {}
+    with warnings.catch_warnings(record=True) as caught:  # they go with the numbers, not past them on the screen
+        warnings.simplefilter("always", RuntimeWarning)
+        found: dict[str, xr.Dataset | str] = {"initial": _attempt(measure)}
+        if experiment.epochs:
+            curves = _train(model, experiment, task)
+            found["trained"] = _attempt(measure)
+    ds = _stacked(found)
+    for name, values in curves.items():
+        ds[name] = ("epoch", values)
+    if curves:
+        ds = ds.assign_coords(epoch=np.arange(1, experiment.epochs + 1))
+    ds.attrs |= {
+        "experiment": json.dumps(dataclasses.asdict(experiment)),
+        "baseline": task.baseline,
+        "metric": task.metric,
+        "data_source": task.source,
+        "warnings": sorted({str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)}),
+        "seed": experiment.seed,
+    }
+    return ds
+
+
+def _network(experiment: Experiment, task: tasks.Task) -> tuple[Any, Any, keras.Model]:
+    """Return (recurrent layer, readout layer, compiled model), with weights made."""
+    n, g, seed = experiment.units, experiment.gain, experiment.seed
+    layer: Any
+    if experiment.cell in ("tanh", "relu"):
+        cell = VanillaRNNCell(n, experiment.cell, recurrent_initializer="gaussian", recurrent_gain=g, seed=seed)
+        layer = keras.layers.RNN(cell)
+    else:
+        make = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[experiment.cell]
+        kernel_seed, recurrent_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2) >> 1)
+        layer = make(
+            n,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
+            recurrent_initializer=keras.initializers.RandomNormal(stddev=g / np.sqrt(n), seed=recurrent_seed),
+        )
+    readout = keras.layers.Dense(task.num_classes or 1)
+    sequence = keras.Input(task.inputs.shape[1:])
+    if task.mask is None:
+        model = keras.Model(sequence, readout(layer(sequence)))
+    else:
+        mask = keras.Input(task.mask.shape[1:], dtype="bool")
+        model = keras.Model([sequence, mask], readout(layer(sequence, mask=mask)))
+    classes = task.num_classes is not None
+    model.compile(
+        keras.optimizers.Adam(experiment.learning_rate, clipnorm=experiment.clip_norm),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True) if classes else "mse",
+        metrics=["accuracy"] if classes else [],
+    )
+    return layer, readout, model
+
+
+def _train(model: keras.Model, experiment: Experiment, task: tasks.Task) -> dict[str, Array]:
+    """Train, and return the learning curves [epochs], NaN from the epoch on in which the loss left the numbers."""
+
+    def features(inputs: Array, mask: Any) -> Any:
+        x = inputs.astype(np.float32)
+        return x if mask is None else [x, mask]
+
+    history = model.fit(
+        features(task.inputs, task.mask),
+        task.targets,
+        batch_size=experiment.batch_size,
+        epochs=experiment.epochs,
+        validation_data=(features(task.test_inputs, task.test_mask), task.test_targets),
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    ).history
+    names = {"loss": "training_loss", "val_loss": "test_loss"}
+    names |= {"accuracy": "training_accuracy", "val_accuracy": "test_accuracy"}
+    curves = {}
+    for key, name in names.items():
+        if key in history:
+            curve = np.full(experiment.epochs, np.nan)
+            curve[: len(history[key])] = history[key]
+            curves[name] = curve
+    return curves
+
+
+def _probe_loss(
+    readout: Any, experiment: Experiment, task: tasks.Task, targets: Any
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the training loss of each probe sequence as a function of the full state, in float64."""
+    kernel, bias = (tf.constant(np.asarray(w, np.float64)) for w in readout.get_weights())
+
+    def loss(states: tf.Tensor) -> tf.Tensor:
+        output = states[:, -1, : experiment.units] @ kernel + bias  # h stands first in the state of every cell here
+        if task.num_classes is not None:
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(targets), output)
+        return tf.reduce_mean(tf.square(output - tf.constant(targets)), axis=-1)
+
+    kind = "cross-entropy" if task.num_classes is not None else "squared error"
+    loss.__doc__ = f"{kind} at the last step"
+    return loss
+
+
+def _attempt(measure: Callable[[], xr.Dataset]) -> xr.Dataset | str:
+    """Return the dataset, or in words why there is none: a network that exploded is a result, not a crash."""
+    try:
+        return measure()
+    except ValueError as error:
+        return str(error)
+
+
+def _stacked(found: dict[str, xr.Dataset | str]) -> xr.Dataset:
+    """Return the stages side by side; one that could not be analysed is NaN throughout."""
+    whole = [one for one in found.values() if isinstance(one, xr.Dataset)]
+    if not whole:
+        raise ValueError(f"the network could not be analysed at any stage: {found}")
+    blank = whole[0].map(lambda values: xr.full_like(values, np.nan, dtype=np.float64))
+    stages = [one if isinstance(one, xr.Dataset) else blank for one in found.values()]
+    ds = xr.concat(
+        stages, xr.Variable("stage", list(found)), combine_attrs="override", coords="minimal", compat="override"
+    )
+    ds.attrs = dict(whole[0].attrs)
+    for name, one in found.items():
+        ds.attrs[f"status_{name}"] = "ok" if isinstance(one, xr.Dataset) else one
+    return ds
