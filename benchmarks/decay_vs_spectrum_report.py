@@ -224,7 +224,7 @@ def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFr
 
 
 def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
-    """Return two or three sentences that a write-up could cite."""
+    """Return the few sentences that a write-up could cite."""
     label = "both" if "both" in set(summary["stage"]) else str(summary["stage"].iloc[0])
     rows = summary[summary["stage"] == label].set_index("predictor")
 
@@ -259,6 +259,15 @@ def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
         if "⟨ln‖J‖⟩" in rows.index:
             text += f"; the mean log step norm, which bounds gated cells too, {bias('⟨ln‖J‖⟩')}"
         said.append(text + ".")
+    if ds.sizes["stage"] == 2:
+        initial, trained = (np.abs(ds["rate"].sel(stage=stage).values) for stage in ("initial", "trained"))
+        both = np.isfinite(initial) & np.isfinite(trained)
+        closer = int((trained < initial)[both].sum())
+        said.append(
+            f"Training brings {closer} of {int(both.sum())} networks closer to a gradient that neither shrinks nor"
+            f" grows: the median |rate| goes from {np.median(initial[both]):.3f} to {np.median(trained[both]):.3f}"
+            " nats/step."
+        )
     return said
 
 

@@ -50,12 +50,13 @@ def lyapunov_exponents(
     Args:
         J: step Jacobians [B, T, n, n] or [T, n, n].
         k: how many exponents; all n by default.
-        discard: steps left out at the start, while the frame turns towards the leading directions.
+        discard: steps left out at the start, while the frame turns towards the leading directions; a direction that
+            dies there (a ReLU network that starts at rest) is replaced by a fresh one.
         seed: of the random frame.
 
     Returns:
         Exponents in nats per step [B, k] (or [k]), descending, their standard errors, and the running estimates. A
-        direction that a singular step sends to zero (a dead unit, before or after `discard`) has the exponent −∞.
+        direction that a singular step after `discard` sends to zero (a dead unit) has the exponent −∞.
 
     Raises:
         ValueError: wrong shape or not finite J, k > n, or nothing left after `discard`.
@@ -79,7 +80,7 @@ def lyapunov_exponents(
     if k > n:
         raise ValueError(f"k must be at most the number of states n = {n}, got {k}; leave it out for all of them")
     discard = _steps_discarded(discard, T)
-    growth, rounded = _log_growth(array, k, np.random.default_rng(seed))
+    growth, rounded = _log_growth(array, k, discard, np.random.default_rng(seed))
     if rounded:
         warnings.warn(
             "a step Jacobian is singular to working precision though none of its rows is zero (a low-rank or repeated"
@@ -107,7 +108,7 @@ def _steps_discarded(discard: Any, T: int) -> int:
     return int(discard)
 
 
-def _log_growth(J: Array, k: int, rng: np.random.Generator) -> tuple[Array, bool]:
+def _log_growth(J: Array, k: int, discard: int, rng: np.random.Generator) -> tuple[Array, bool]:
     """(ln|R_ii| of every step [B, T, k], −∞ from the step that kills a direction; whether one vanished in rounding)."""
     B, T, n, _ = J.shape
     frame = np.linalg.qr(rng.standard_normal((B, n, k)))[0]
@@ -115,17 +116,30 @@ def _log_growth(J: Array, k: int, rng: np.random.Generator) -> tuple[Array, bool
     each = np.arange(B)[:, None]
     with one_blas_thread():
         for s in range(T):
+            if s == discard:
+                frame = _refilled(frame, rng)
             moved = J[:, s] @ frame
             size = np.abs(moved).max(axis=2)
             rows = descending(size)  # Householder QR is then accurate row by row, and zero rows give exact zeros
             Q, R = np.linalg.qr(moved[each, rows])
             r = np.abs(R.diagonal(axis1=1, axis2=2))
             lost = r <= max(1.0, n / 32) * ROUNDING * size[each, rows[:, :k]]
-            rounded |= bool((lost & (r > 0)).any())
+            rounded |= bool((lost & (r > 0)).any()) and s >= discard
             frame = np.empty_like(Q)
             frame[each, rows] = np.where(lost[:, None, :], 0.0, Q)  # a dead direction stays dead
             growth[:, s] = np.log(r, out=np.full_like(r, -np.inf), where=~lost)
     return growth, rounded
+
+
+def _refilled(frame: Array, rng: np.random.Generator) -> Array:
+    """Put fresh directions, orthogonal to the living ones, in the place of dead ones; they come last."""
+    dead = ~frame.any(axis=1)
+    if not dead.any():
+        return frame
+    order = np.argsort(dead, axis=1, kind="stable")
+    living = np.take_along_axis(frame, order[:, None, :], axis=2)
+    fresh = rng.standard_normal(frame.shape)
+    return np.linalg.qr(np.where(np.take_along_axis(dead, order, axis=1)[:, None, :], fresh, living))[0]
 
 
 def _batch_means_error(growth: Array) -> Array:

@@ -39,7 +39,7 @@ MARGIN_BELOW = 60.0
 NEGLIGIBLE = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK is allowed before Jacobi takes over
 UNTRUSTED = 1e-6  # the |Σ ln σ − Σ ln|det J_s|| at which the user is told
-CHUNK_BYTES = 1 << 19  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded
+CHUNK_BYTES = 1 << 20  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded
 
 
 @overload
@@ -67,7 +67,8 @@ def log_singular_values(J: ArrayLike, *, return_error: bool = False) -> Array | 
 
     Returns:
         ln σ in nats [B, T, n] (or [T, n]), index t along time, descending in i. −∞ is an exact zero: dead units
-        are counted, not guessed. With `return_error`, (ln σ, |error of ln σ|) of the same shape.
+        are counted, not guessed; or, with a warning, a value of which rounding left no digit. With `return_error`,
+        (ln σ, |error of ln σ|) of the same shape.
 
     Raises:
         ValueError: wrong shape, an empty axis, NaN or infinity in J (named by batch and step).
@@ -150,7 +151,7 @@ def _all_lags(J: Array, start: Array) -> tuple[Array, bool, float]:
                     singular |= pending.popleft().result()
             while pending:
                 singular |= pending.popleft().result()
-        imbalance = max(pool.map(lambda group: _imbalance(J[group], ln_s[group]), groups))
+        imbalance = max(pool.map(lambda group: _imbalance(J[group], ln_s[group], lags), groups))
     return ln_s, singular, imbalance
 
 
@@ -159,15 +160,19 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _imbalance(J: Array, ln_s: Array) -> float:
+def _imbalance(J: Array, ln_s: Array, chunk: int) -> float:
     """The largest |Σ_i ln σ_i(P_t) − Σ_s ln|det J_s||, by LU of the row-scaled steps; exact zeros are left out."""
-    unit, D, shift = row_scales(J)
-    with np.errstate(divide="ignore"):
-        ln_det = np.linalg.slogdet(unit)[1] + LN2 * (D.sum(axis=-1) + J.shape[-1] * shift)
+    ln_det = np.concatenate([_log_determinants(J[:, s : s + chunk]) for s in range(0, J.shape[1], chunk)], axis=1)
+    expected = np.cumsum(ln_det[:, ::-1], axis=1)[:, ::-1]
     total = ln_s.sum(axis=-1)
     nonzero = ~np.isneginf(total)
-    expected = np.cumsum(ln_det[:, ::-1], axis=1)[:, ::-1]
     return float(np.abs(total[nonzero] - expected[nonzero]).max(initial=0.0))
+
+
+def _log_determinants(J: Array) -> Array:
+    """Return ln|det J_s| [B, T]; the row scales are taken out first, so that LU does not lose a saturated row."""
+    unit, D, shift = row_scales(J)
+    return np.asarray(np.linalg.slogdet(unit)[1]) + LN2 * (D.sum(axis=-1) + J.shape[-1] * shift)
 
 
 # --- Reading out one batch of lags -------------------------------------------------------------------------------

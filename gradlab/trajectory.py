@@ -155,7 +155,8 @@ def _checked_inputs(inputs: ArrayLike) -> Array:
         raise ValueError(
             f"inputs must have at least one sequence, one step and one feature, got shape {array.shape}"
         )
-    return finite("inputs", real_array("inputs", array), ("batch", "step", "feature"))
+    # a copy: what the caller does to the array later is not part of the run
+    return finite("inputs", real_array("inputs", array).copy(), ("batch", "step", "feature"))
 
 
 def _joined(initial_state: Any) -> Array:

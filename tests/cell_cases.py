@@ -215,3 +215,12 @@ def product_rounding(traj, J):
     growth = np.log1p(n * EPS + n * jacobian_rounding(traj) / norms)
     backwards = np.flip(np.cumsum(np.flip(np.stack([np.log(norms), growth]), 2), 2), 2)
     return np.exp(backwards[0]) * np.expm1(backwards[1])
+
+
+def state_rounding(traj, J, eps=EPS):
+    """Return a bound on the rounding gathered in each state, in norm [B, T + 1]: the Jacobians carry it on."""
+    error = np.zeros(traj.states.shape[:2])
+    stretch = np.linalg.norm(J, 2, axis=(2, 3))
+    for t in range(J.shape[1]):
+        error[:, t + 1] = stretch[:, t] * error[:, t] + J.shape[-1] * step_rounding(traj, eps)
+    return error

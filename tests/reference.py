@@ -28,11 +28,10 @@ def bits_needed(J: Array) -> int:
 
 def exact_product(J: Array, bits: int) -> arb_mat:
     """J_T ··· J_1 as balls, for J [T, n, n]."""
-    n = J.shape[-1]
-    flint.ctx.prec = bits
-    product = arb_mat(np.eye(n).tolist())
-    for factor in J:
-        product = arb_mat(factor.tolist()) * product
+    with flint.ctx.workprec(bits):
+        product = arb_mat(np.eye(J.shape[-1]).tolist())
+        for factor in J:
+            product = arb_mat(factor.tolist()) * product
     return product
 
 
@@ -41,21 +40,22 @@ def exact_log_singular_values(J: Array, bits: int | None = None) -> Array:
     n = J.shape[-1]
     bits = bits_needed(J) if bits is None else bits
     product = exact_product(J, bits)
-    mpmath.mp.prec = bits
-    midpoints = mpmath.matrix(n, n)
-    for i in range(n):
-        for j in range(n):
-            mantissa, exponent = product[i, j].mid().man_exp()
-            midpoints[i, j] = mpmath.mpf((int(mantissa), int(exponent)))
-    values = mpmath.mp.svd_r(midpoints, compute_uv=False)
-    floor = max(values) * mpmath.mpf(2) ** (-bits // 2)  # an exact zero comes out as the rounding of the largest
-    ln_s = np.array([float(mpmath.log(v)) if v > floor else -np.inf for v in values])
-    determinant = product.det()
-    if np.isfinite(ln_s).all():
-        ln_det = float(abs(determinant).log().mid())
-        assert abs(ln_s.sum() - ln_det) <= 1e-14 * (n + np.abs(ln_s).sum()), "the oracle needs more bits"
-    else:
-        assert determinant.contains(0), "the oracle lost a small singular value: it needs more bits"
+    with mpmath.workprec(bits):
+        midpoints = mpmath.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                mantissa, exponent = product[i, j].mid().man_exp()
+                midpoints[i, j] = mpmath.mpf((int(mantissa), int(exponent)))
+        values = mpmath.mp.svd_r(midpoints, compute_uv=False)
+        floor = max(values) * mpmath.mpf(2) ** (-bits // 2)  # an exact zero comes out as the rounding of the largest
+        ln_s = np.array([float(mpmath.log(v)) if v > floor else -np.inf for v in values])
+    with flint.ctx.workprec(bits):
+        determinant = product.det()
+        if np.isfinite(ln_s).all():
+            ln_det = float(abs(determinant).log().mid())
+            assert abs(ln_s.sum() - ln_det) <= 1e-14 * (n + np.abs(ln_s).sum()), "the oracle needs more bits"
+        else:
+            assert determinant.contains(0), "the oracle lost a small singular value: it needs more bits"
     return np.sort(ln_s)[::-1]
 
 

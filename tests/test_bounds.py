@@ -156,7 +156,26 @@ def test_zero_jacobians_give_minus_infinity_without_a_warning(recwarn):
     assert np.isneginf(links.promise).all()
     assert np.isneginf(lower_end(J).step_values[:, :2]).all()
     assert np.isneginf(log_determinant(J)[:, :2]).all()
+    ended = chain(J, recurrent_matrix=np.zeros((3, 3)), slope_supremum=1.0, mask=[[True] * 3 + [False]] * 2)
+    assert ended.promise[:, 3].tolist() == [0, 0]  # no step is left: the empty product
     assert not recwarn.list
+
+
+def test_norms_that_overflow_have_a_logarithm():
+    J = np.full((1, 2, 9, 9), 1.5e308)
+    one = np.log(9) + np.log(1.5e308)
+    np.testing.assert_allclose(chain(J).step_norms, [[2 * one, one]], rtol=20 * EPS)
+    assert np.isneginf(lower_end(J).step_values).all()
+
+
+def test_a_column_of_zeros_is_exactly_singular():
+    """A dead unit of a network in its pre-activations, J = W diag(φ'): no rounding may stand in for 0."""
+    rng = np.random.default_rng(0)
+    J = rng.standard_normal((20, 5, 4, 4)) * 10.0 ** rng.integers(-20, 1, (20, 5, 4, 1))
+    J[:, 3, :, 1] = 0
+    dead = np.isneginf(lower_end(J).step_values)
+    assert dead[:, :4].all()
+    assert not dead[:, 4].any()
 
 
 # --- The lower end (A2) and the determinant (A3) -----------------------------------------------------------------
@@ -308,7 +327,8 @@ def test_contracting_steps_are_certified_and_the_bound_holds():
 
 
 def test_orthogonal_steps_are_not_certified_by_rounding():
-    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 4, 3, 3)))[0]
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 1, 3, 3)))[0]
+    assert (np.linalg.norm(Q, 2, axis=(-2, -1)) < 1).any()  # as LAPACK has it
     assert not latching_certificate(Q).certified.any()
 
 

@@ -130,6 +130,15 @@ def test_a_repeated_lag_takes_the_gradient_with_all_losses():
     assert float(fit.rate) == pytest.approx(np.polyfit([0, 1, 2, 3], [0, -1, -3, -4], 1)[0], abs=1e-14)
 
 
+def test_lags_may_have_gaps():
+    """An exact line on uneven lags leaves no fluctuation, whatever the gaps."""
+    lags = np.array([40, 31, 30, 18, 9, 5, 1, 0])
+    fit = fit_decay(1.0 - 0.4 * lags, lags=lags)
+    assert float(fit.rate) == pytest.approx(-0.4, abs=20 * EPS)
+    assert float(fit.standard_error) <= 20 * EPS
+    assert (int(fit.first_lag), int(fit.last_lag)) == (5, 40)
+
+
 def test_sequences_of_different_lengths():
     y = np.stack([back(-0.2 * np.arange(31)), np.full(31, 0.0)])
     y[1, :11], y[1, 11:] = back(-0.7 * np.arange(11)), 0.0

@@ -163,3 +163,12 @@ def test_bad_jacobians() -> None:
         lyapunov_exponents(np.array([[[1.0]], [[np.nan]]]))
     with pytest.raises(ValueError, match="got shape"):
         lyapunov_exponents(np.ones((3, 3)))
+
+
+def test_a_direction_that_dies_while_discarded_is_replaced() -> None:
+    # a ReLU network at rest: the first Jacobian is zero, and what follows is a network like any other
+    J = np.repeat(np.diag([0.5, 2.0])[None], 400, axis=0)
+    J[0] = 0.0
+    assert np.isneginf(lyapunov_exponents(J).exponents).all()
+    # the fresh frame turns to the leading direction like 4^-s; its mean over N = 390 steps keeps O(1/N) of that
+    np.testing.assert_allclose(lyapunov_exponents(J, discard=10).exponents, np.log([2.0, 0.5]), atol=5 / 390)
