@@ -177,9 +177,14 @@ def latex(numbers: pd.DataFrame) -> str:
         "ln γσ₁(W)": r"$\ln\gamma\sigma_1(W)$",
         "⟨ln‖J‖⟩": r"$\langle\ln\|J\|\rangle$",
     }
-    styled = numbers.rename(columns=symbols).style.hide(axis="index").format(precision=3, na_rep="--")
-    text: str = styled.format("{:g}", subset=["gain"]).to_latex(hrules=True)
-    return text.replace("inf", r"$\infty$")
+
+    def number(value: float) -> str:
+        return r"$\infty$" if np.isinf(value) else f"{value:.3f}"
+
+    styled = numbers.rename(columns=symbols).style.hide(axis="index").format(na_rep="--")
+    floats = [symbols.get(name, name) for name in numbers.columns if numbers[name].dtype.kind == "f" and name != "gain"]
+    text: str = styled.format(number, subset=floats, na_rep="--").format("{:g}", subset=["gain"]).to_latex(hrules=True)
+    return text
 
 
 def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:

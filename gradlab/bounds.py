@@ -385,7 +385,7 @@ def _supremum(slope_supremum: float | None, slopes: ArrayLike | None) -> float |
         raise ValueError(f"slope_supremum must be positive and finite, got {slope_supremum}; it is 1 for tanh")
     if slopes is not None:
         largest = float(np.abs(real_array("slopes", slopes)).max(initial=0.0))
-        if largest > gamma * (1 + 4 * EPS):
+        if largest > gamma * (1 + 1e-12):
             raise ValueError(f"slopes reach {largest}, above slope_supremum = {gamma}; give the activation's supremum")
     return gamma
 

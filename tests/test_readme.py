@@ -1,0 +1,35 @@
+"""The README does what it says: its script runs, and its commands name files and options that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+import gradlab as gl
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "README.md", "exec"), {})
+    plt.close("all")
+    rate, exponent, radius = map(float, capsys.readouterr().out.split())
+    ds = gl.load(tmp_path / "tanh.nc")
+    assert (rate, radius) == (float(ds["decay_rate"].mean()), float(ds["spectral_radius"]))
+    assert exponent == float(ds["lyapunov_exponent"][:, 0].mean())
+
+
+def test_every_public_name_has_a_line() -> None:
+    for name in gl.__all__:
+        assert f"`{name}`" in README, f"README.md does not say what gl.{name} is"
+
+
+def test_links_and_commands_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"benchmarks/\w+\.py", README):
+        assert (ROOT / target).exists(), target
