@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
@@ -119,23 +120,22 @@ def run(experiment: Experiment) -> xr.Dataset:
         (1, 'ok')
     """
     task = load_task(experiment)
-    keras.utils.set_random_seed(experiment.seed)
-    layer, readout, model = _network(experiment, task)
+    network = _network(experiment, task)
     probe = slice(0, experiment.probes)
     inputs = task.test_inputs[probe]
     mask = None if task.test_mask is None else task.test_mask[probe]
     targets = None if task.test_targets is None else task.test_targets[probe]
 
     def measure() -> xr.Dataset:
-        loss = None if targets is None else _probe_loss(readout, experiment, task, targets)
-        return analyze(layer, inputs, loss, mask=mask, seed=experiment.seed)
+        loss = None if targets is None else _probe_loss(network.readout, experiment, task, targets)
+        return analyze(network.layer, inputs, loss, mask=mask, seed=experiment.seed)
 
     curves: dict[str, Array] = {}
     with warnings.catch_warnings(record=True) as caught:  # they go with the numbers, not past them on the screen
         warnings.simplefilter("always", RuntimeWarning)
         found: dict[str, xr.Dataset | str] = {"initial": _attempt(measure)}
         if experiment.epochs:
-            curves = _train(model, experiment, task)
+            curves = _train(network.model, experiment, task)
             found["trained"] = _attempt(measure)
     ds = _stacked(found)
     for name, values in curves.items():
@@ -153,35 +153,87 @@ def run(experiment: Experiment) -> xr.Dataset:
     return ds
 
 
-def _network(experiment: Experiment, task: tasks.Task) -> tuple[Any, Any, keras.Model]:
-    """Return (recurrent layer, readout layer, compiled model), with weights made."""
-    n, g, seed = experiment.units, experiment.gain, experiment.seed
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A compiled model with its traced training step; weights and optimiser state are set anew for every run."""
+
     layer: Any
+    readout: Any
+    model: keras.Model
+    optimizer_start: list[Any]
+
+    def restart(self, experiment: Experiment) -> None:
+        """Put the weights and the optimiser where the description says that they start."""
+        features = self.layer.cell.kernel.shape[0]
+        fresh = _initial_cell(experiment)
+        fresh.build((None, features))
+        self.layer.cell.set_weights(fresh.get_weights())
+        kernel, bias = self.readout.get_weights()
+        draw = keras.initializers.GlorotUniform(seed=_weight_seeds(experiment.seed)[2])
+        self.readout.set_weights([np.asarray(draw(kernel.shape)), np.zeros_like(bias)])
+        for variable, value in zip(self.model.optimizer.variables, self.optimizer_start, strict=True):
+            variable.assign(value)
+
+
+def _weight_seeds(seed: int) -> list[int]:
+    """Return seeds of U, W and the readout: streams of their own."""
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(3) >> 1]
+
+
+def _initial_cell(experiment: Experiment) -> Any:
+    """Return a cell, not built, with the initialisers that the description asks for."""
+    n, g, seed = experiment.units, experiment.gain, experiment.seed
     if experiment.cell in ("tanh", "relu"):
-        cell = VanillaRNNCell(n, experiment.cell, recurrent_initializer="gaussian", recurrent_gain=g, seed=seed)
-        layer = keras.layers.RNN(cell)
-    else:
-        make = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[experiment.cell]
-        kernel_seed, recurrent_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2) >> 1)
-        layer = make(
-            n,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
-            recurrent_initializer=keras.initializers.RandomNormal(stddev=g / np.sqrt(n), seed=recurrent_seed),
-        )
-    readout = keras.layers.Dense(task.num_classes or 1)
-    sequence = keras.Input(task.inputs.shape[1:])
-    if task.mask is None:
-        model = keras.Model(sequence, readout(layer(sequence)))
-    else:
-        mask = keras.Input(task.mask.shape[1:], dtype="bool")
-        model = keras.Model([sequence, mask], readout(layer(sequence, mask=mask)))
-    classes = task.num_classes is not None
-    model.compile(
-        keras.optimizers.Adam(experiment.learning_rate, clipnorm=experiment.clip_norm),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True) if classes else "mse",
-        metrics=["accuracy"] if classes else [],
+        return VanillaRNNCell(n, experiment.cell, recurrent_initializer="gaussian", recurrent_gain=g, seed=seed)
+    kernel_seed, recurrent_seed, _ = _weight_seeds(seed)
+    return {"lstm": keras.layers.LSTMCell, "gru": keras.layers.GRUCell}[experiment.cell](
+        n,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
+        recurrent_initializer=keras.initializers.RandomNormal(stddev=g / np.sqrt(n), seed=recurrent_seed),
     )
-    return layer, readout, model
+
+
+def _network(experiment: Experiment, task: tasks.Task) -> _Network:
+    """Return the network of an experiment at its start."""
+    network = _compiled(
+        experiment.cell,
+        experiment.units,
+        task.inputs.shape[1:],
+        task.mask is not None,
+        task.num_classes,
+        experiment.learning_rate,
+        experiment.clip_norm,
+    )
+    network.restart(experiment)
+    return network
+
+
+@functools.lru_cache(maxsize=8)  # tracing the training step of one network takes as long as training it for 6 epochs
+def _compiled(
+    cell: str,
+    units: int,
+    shape: tuple[int, ...],
+    masked: bool,
+    classes: int | None,
+    learning_rate: float,
+    clip_norm: float,
+) -> _Network:
+    """Return a compiled model of one architecture, once."""
+    if cell in ("tanh", "relu"):
+        layer: Any = keras.layers.RNN(VanillaRNNCell(units, cell))
+    else:
+        layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell](units)
+    readout = keras.layers.Dense(classes or 1)
+    sequence, mask = keras.Input(shape), keras.Input(shape[:1], dtype="bool")
+    if masked:
+        model = keras.Model([sequence, mask], readout(layer(sequence, mask=mask)))
+    else:
+        model = keras.Model(sequence, readout(layer(sequence)))
+    optimizer = keras.optimizers.Adam(learning_rate, clipnorm=clip_norm)
+    loss = "mse" if classes is None else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=[] if classes is None else ["accuracy"])
+    optimizer.build(model.trainable_variables)
+    return _Network(layer, readout, model, [np.asarray(variable) for variable in optimizer.variables])
 
 
 def _train(model: keras.Model, experiment: Experiment, task: tasks.Task) -> dict[str, Array]:
@@ -191,6 +243,7 @@ def _train(model: keras.Model, experiment: Experiment, task: tasks.Task) -> dict
         x = inputs.astype(np.float32)
         return x if mask is None else [x, mask]
 
+    keras.utils.set_random_seed(experiment.seed)  # the order of the batches
     history = model.fit(
         features(task.inputs, task.mask),
         task.targets,

@@ -14,7 +14,7 @@ from gradlab.step import as_step
 from gradlab.trajectory import rollout
 
 UNITS, FEATURES, BATCH, STEPS = 3, 2, 2, 5
-MASK = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]], bool)
+MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]], bool)  # not the same when read from the end
 EPS = float(np.finfo(np.float64).eps)
 
 

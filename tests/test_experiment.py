@@ -51,14 +51,24 @@ def test_before_and_after_training(cell: str, data: str) -> None:
         assert len(set(ds["lag"].values[:, 0])) > 1  # masked: lengths differ
 
 
+def test_what_ran_before_changes_nothing() -> None:
+    experiment = gl.Experiment("gru", data="vowels", units=5, epochs=1, probes=2)
+    first = gl.run(experiment)
+    gl.run(gl.Experiment("gru", gain=2.0, seed=3, data="vowels", units=5, epochs=1, probes=2))  # the same model object
+    xr.testing.assert_equal(gl.run(experiment), first)
+    module._compiled.cache_clear()
+    xr.testing.assert_equal(gl.run(experiment), first)
+
+
 def test_the_loss_is_the_one_that_is_trained() -> None:
     experiment = gl.Experiment("tanh", data="vowels", units=4, epochs=1, probes=370)
     task = module.load_task(experiment)
-    layer, readout, model = module._network(experiment, task)
-    loss = module._probe_loss(readout, experiment, task, task.test_targets)
-    states = gl.rollout(layer, task.test_inputs, mask=task.test_mask).states
+    network = module._network(experiment, task)
+    loss = module._probe_loss(network.readout, experiment, task, task.test_targets)
+    states = gl.rollout(network.layer, task.test_inputs, mask=task.test_mask).states
     ours = float(np.mean(loss(states)))
-    keras_loss = model.evaluate([task.test_inputs.astype("f4"), task.test_mask], task.test_targets, verbose=0)[0]
+    features = [task.test_inputs.astype("f4"), task.test_mask]
+    keras_loss = network.model.evaluate(features, task.test_targets, verbose=0)[0]
     # Keras computes in float32: up to 29 steps of sums over 4 + 12 products, then a mean of values of order 2
     assert abs(ours - keras_loss) < 29 * 16 * np.finfo(np.float32).eps * 2
 

@@ -76,7 +76,7 @@ def test_the_traced_loop_is_the_eager_step_repeated(name, mask):
 
 def test_lag_counts_the_steps_that_were_taken():
     assert random_trajectory("simple", 0).lag.tolist() == [[5, 4, 3, 2, 1, 0]] * 2
-    assert random_trajectory("simple", 0, mask=MASK).lag.tolist() == [[4, 3, 2, 2, 1, 0], [3, 3, 2, 1, 0, 0]]
+    assert random_trajectory("simple", 0, mask=MASK).lag.tolist() == [[3, 2, 1, 1, 0, 0], [4, 4, 3, 2, 1, 0]]
 
 
 def test_parts_are_slices_of_the_states():

@@ -38,12 +38,13 @@ def test_the_default_leak_hides_nothing():
         assert as_step(ForgetfulCell(UNITS), input_size=FEATURES).dtype == "float64"
 
 
-def test_a_changed_setting_is_a_changed_step():
-    cell = ready("custom")
-    assert cell.leak == 0.4
-    before = rollout(cell, INPUTS)
+@pytest.mark.parametrize("kind", [LeakyCell, ForgetfulCell])
+@pytest.mark.filterwarnings("ignore:no float64 version")
+def test_a_changed_setting_is_a_changed_step(kind):
+    cell = kind(UNITS, leak=0.7)
+    before = rollout(cell, INPUTS, np.ones(UNITS))
     cell.leak = 0.1
-    after = rollout(cell, INPUTS)
+    after = rollout(cell, INPUTS, np.ones(UNITS))
     h, x = tf.constant(before.states[:, 0], tf.float32), tf.constant(INPUTS[:, 0], tf.float32)
     assert np.allclose(after.states[:, 1], cell(x, [h])[0], rtol=0.0, atol=20 * 2.0**-23)
     assert not np.allclose(after.states[:, 1], before.states[:, 1], rtol=0.0, atol=1e-3)
@@ -126,7 +127,7 @@ def traces(step):
 
 def use(cell, batch, steps):
     traj = rollout(cell, RNG.standard_normal((batch, steps, FEATURES)))
-    gl.step_jacobians(traj)
+    gl.step_jacobians(traj, method="autodiff")
     gl.state_gradients(traj, None, lambda states: tf.reduce_sum(states, axis=[1, 2]))
     return traj.step
 
