@@ -102,6 +102,7 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
     """Return the step over the full carried state of a cell, a recurrent layer, a stack of cells or a callable.
 
     The weights are copied in float64 at the moment of the call; training the cell afterwards changes nothing here.
+    (A callable, and a cell that is no Keras layer, keeps its own weights: change none while its step is in use.)
     A cell without weights is built first, in place, so that it and its step agree. tanh and logistic activations of
     Keras's cells are differentiated from the pre-activation (see `gradlab.activations`).
 

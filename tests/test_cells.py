@@ -226,6 +226,17 @@ def test_logistic_slope_has_every_digit(a):
         assert abs(derivative(activations.sigmoid, a) / (d / (1 + d) ** 2) - 1) <= 4 * EPS
 
 
+@pytest.mark.parametrize(("name", "sign"), [("tanh", 2.0), ("sigmoid", 1.0)])
+def test_slopes_can_be_differentiated_again(name, sign):
+    """For a penalty on gradients: tanh'' = −2 tanh tanh', and σ'' = σ' (1 − 2σ) = −σ' tanh(a/2)."""
+    a = tf.constant(np.linspace(-4.0, 4.0, 17), tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(a)
+        slope = activations.slopes(activations.BY_NAME[name], a)
+    expected = -sign * np.tanh(a * sign / 2.0) * slope
+    assert np.allclose(tape.gradient(slope, a), expected, rtol=20 * EPS, atol=EPS)
+
+
 def test_tensorflow_alone_loses_those_digits():
     """What the module is for; if this fails one day, it can go."""
     assert derivative(tf.tanh, 19.5) == 0.0
