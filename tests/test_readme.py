@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def test_every_public_name_has_a_line() -> None:
 def test_links_and_commands_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"benchmarks/\w+\.py", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_findings_are_those_of_the_committed_results() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "decay_vs_spectrum.json").read_text(encoding="utf-8"))
+    text = " ".join(README.split())
+    for sentence in record["sentences"]:
+        assert sentence in text, f"README.md does not hold what the main job printed: {sentence}"
+    assert record["provenance"]["dirty"] is False
