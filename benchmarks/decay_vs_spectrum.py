@@ -2,7 +2,8 @@
 
 Tanh, ReLU, LSTM and GRU networks over recurrent gains and seeds, at initialisation and after training on real
 sequences. Writes to --out: the dataset (.nc), the table (.csv, booktabs .tex), two figures (.pdf, .png), and the
-provenance with the summary (.json); every finished run is kept under runs/ and skipped by --resume.
+provenance with the summary (.json); every finished run is kept under runs/ and skipped by --resume, if the code that
+made it is the present one.
 
     python benchmarks/decay_vs_spectrum.py            # at most 10 minutes on 2 cores
     python benchmarks/decay_vs_spectrum.py --quick    # at most a minute
@@ -40,7 +41,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--units", type=int, help="units n per gate (default: 32)")
     parser.add_argument("--seeds", type=int, help="number of seeds, 0 … N−1 (default: 3)")
     parser.add_argument("--epochs", type=int, help="epochs of training (default: 12; noise: 0)")
-    parser.add_argument("--resume", action="store_true", help="keep the runs under --out that are already finished")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the runs under --out that are finished and were made by the present version and commit without"
+        " uncommitted changes; while there are such changes now, by the present commit, with a warning; outside of a"
+        " git checkout, by the present version",
+    )
     options = parser.parse_args()
     small = {"gains": [0.8, 1.5], "units": 16, "seeds": 1, "epochs": 2}
     full = {"gains": list(DEFAULT_GAINS), "units": 32, "seeds": 3, "epochs": 12}
@@ -70,18 +77,25 @@ def experiments(options: argparse.Namespace) -> list[gl.Experiment]:
     ]
 
 
-def finished(path: Path) -> bool:
-    """Whether a run is on disk, whole, and made by this version of gradlab."""
+def finished(path: Path, now: dict[str, str | int]) -> bool:
+    """Whether a run is on disk, whole, and made by the code whose `provenance` is `now`; if not, say why."""
     if not path.exists():
         return False
     try:
-        version = gl.load(path).attrs.get("gradlab_version")
+        then = gl.load(path).attrs
     except (ValueError, OSError) as error:
         tqdm.write(f"{path} is not usable and is made again: {error}", file=sys.stderr)
         return False
-    if version != gl.__version__:
-        tqdm.write(f"{path} was made by gradlab {version} and is made again", file=sys.stderr)
-    return version == gl.__version__
+    why = None
+    for name, what in (("gradlab_version", "gradlab"), ("commit", "commit")):
+        if then.get(name) != now[name]:
+            why = why or f"by {what} {then.get(name)}, not {now[name]},"
+    # while the present code is dirty itself, nothing tells one uncommitted change from another: main warns of that
+    if then.get("dirty") is True and now["dirty"] is False:
+        why = why or "with uncommitted changes"
+    if why:
+        tqdm.write(f"{path} was made {why} and is made again", file=sys.stderr)
+    return why is None
 
 
 def main() -> None:
@@ -93,21 +107,23 @@ def main() -> None:
         raise SystemExit(f"decay_vs_spectrum.py: {error}") from None
     runs = options.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    reused = 0
+    reused, now = 0, provenance()
+    if options.resume and now["dirty"] is True:
+        print("--resume: the tree is dirty; runs of its commit are kept, whatever changed since", file=sys.stderr)
     with tqdm(wanted, unit="run", dynamic_ncols=True) as progress:
         for experiment in progress:
             progress.set_description(f"{experiment.cell} g={experiment.gain:g} seed={experiment.seed}")
             path = runs / f"{experiment.key}.nc"
-            if options.resume and finished(path):
+            if options.resume and finished(path, now):
                 reused += 1
                 continue
             gl.save(gl.run(experiment), path)
     ds = collect([gl.load(runs / f"{experiment.key}.nc") for experiment in wanted])
     ds.attrs |= provenance() | {"schema_version": SCHEMA_VERSION, "title": "Measured decay and what predicts it"}
+    stem = options.out / "decay_vs_spectrum"
+    gl.save(ds, stem.with_suffix(".nc"))  # before anything that may fail: the report can be made again from it
     numbers, summary = table(ds), summarise(ds)
     spoken = sentences(ds, summary)
-    stem = options.out / "decay_vs_spectrum"
-    gl.save(ds, stem.with_suffix(".nc"))
     write_text_atomically(stem.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g"))
     write_text_atomically(stem.with_suffix(".tex"), latex(numbers))
     draw_overview(ds, summary, stem)
@@ -124,8 +140,9 @@ def main() -> None:
     }
     write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, default=str) + "\n")
     print(numbers.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
-    print("\nPredicted minus measured rate, nats per step:")
-    print(summary.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
+    if not summary.empty:
+        print("\nPredicted minus measured rate, nats per step:")
+        print(summary.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
     print("\n" + "\n".join(spoken))
     print(f"\n{len(wanted)} runs ({reused} reused) in {record['wall_seconds']:.0f} s; written to {stem}.*")
 

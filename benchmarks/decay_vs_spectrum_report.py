@@ -23,6 +23,7 @@ import gradlab as gl
 CELLS = {"tanh": "tanh", "relu": "ReLU", "lstm": "LSTM", "gru": "GRU"}
 COLOURS = {"tanh": "#0072B2", "relu": "#D55E00", "lstm": "#009E73", "gru": "#CC79A7"}
 MARKERS = {"tanh": "o", "relu": "s", "lstm": "^", "gru": "D"}
+LEAST_NETWORKS = 3  # fewer give no interval
 SIMPLE = ("tanh", "relu")  # h = φ(W h + U x + b): only here do ρ(W) and γσ1(W) bear on the gradient at all
 
 # name: (symbol, what it is)
@@ -33,6 +34,11 @@ PREDICTORS = {
     "log_promise": ("ln γσ₁(W)", "upper bound known beforehand; tanh and ReLU"),
     "log_step_norm": ("⟨ln‖J‖⟩", "upper bound along the sequence; every cell"),
 }
+
+SUMMARY = (  # of a predictor at a stage
+    "predictor", "stage", "cells", "networks", "left out", "bias", "bias low", "bias high",
+    "rmse", "rmse low", "rmse high", "rank correlation",
+)  # fmt: skip
 
 
 def collect(runs: list[xr.Dataset]) -> xr.Dataset:
@@ -190,7 +196,9 @@ def latex(numbers: pd.DataFrame) -> str:
 def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Return how far each predictor is from the measured rate, with 95 % intervals by bootstrap over networks.
 
-    A network's two stages are resampled together, for they are not independent.
+    A network's two stages are resampled together, for they are not independent. "left out" counts the networks for
+    which the predictor is defined, but not finite at one of the stages, or the rate is not. Fewer than LEAST_NETWORKS
+    give no row; the columns are always there.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -200,36 +208,31 @@ def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFr
             predicted, measured = (ds[one].sel(stage=chosen).values for one in (name, "rate"))
             good = np.isfinite(predicted) & np.isfinite(measured)
             networks = np.flatnonzero(good.any(axis=1))
-            if len(networks) < 3:
+            if len(networks) < LEAST_NETWORKS:
                 continue
+            defined = ~np.isnan(predicted).all(axis=1)  # ln ρ(W) is not, for a gated cell
             error = np.where(good, predicted - measured, np.nan)[networks]
             draws = rng.integers(len(networks), size=(resamples, len(networks)))
             resampled = error[draws].reshape(resamples, -1)
             bias, rmse = np.nanmean(error), np.sqrt(np.nanmean(error**2))
             low, high = np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])
             rmse_low, rmse_high = np.percentile(np.sqrt(np.nanmean(resampled**2, axis=1)), [2.5, 97.5])
+            cells = " ".join(dict.fromkeys(CELLS[c] for c in ds["cell"].values[networks]))
+            left_out = int((defined & ~good.all(axis=1)).sum())
+            rank = stats.spearmanr(predicted[good], measured[good]).statistic
             rows.append(
-                {
-                    "predictor": symbol,
-                    "stage": label,
-                    "cells": " ".join(dict.fromkeys(CELLS[c] for c in ds["cell"].values[networks])),
-                    "networks": len(networks),
-                    "left out": int((~good).any(axis=1).sum() if not np.isnan(predicted).all() else 0)
-                    - int(np.isnan(predicted).all(axis=1).sum()),
-                    "bias": bias,
-                    "bias low": low,
-                    "bias high": high,
-                    "rmse": rmse,
-                    "rmse low": rmse_low,
-                    "rmse high": rmse_high,
-                    "rank correlation": stats.spearmanr(predicted[good], measured[good]).statistic,
-                }
+                (symbol, label, cells, len(networks), left_out, bias, low, high, rmse, rmse_low, rmse_high, rank)
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(SUMMARY))
 
 
 def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
     """Return the few sentences that a write-up could cite."""
+    if summary.empty:
+        return [
+            f"Too few networks for an interval: got {ds.sizes['run']}, and it takes {LEAST_NETWORKS} with a finite"
+            f" rate; the rates are in the table. {_crossed(ds, 'The chain of upper bounds')}."
+        ]
     label = "both" if "both" in set(summary["stage"]) else str(summary["stage"].iloc[0])
     rows = summary[summary["stage"] == label].set_index("predictor")
 
@@ -257,13 +260,15 @@ def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
         if "½ ln χ₁" in rows.index:
             text += f"; mean field (tanh alone) misses by {rmse('½ ln χ₁')}, bias {bias('½ ln χ₁')}"
         said.append(text + ".")
-    if "ln γσ₁(W)" in rows.index:
-        crossed = int(ds["bound_crossings"].sum())
-        held = "is never crossed" if crossed == 0 else f"IS CROSSED {crossed} TIMES, which is a bug,"
-        text = f"The bound ln γσ₁(W) {held} and lies {bias('ln γσ₁(W)')} nats/step above the measured rate"
-        if "⟨ln‖J‖⟩" in rows.index:
-            text += f"; the mean log step norm, which bounds gated cells too, {bias('⟨ln‖J‖⟩')}"
+    bounds = [symbol for symbol in ("ln γσ₁(W)", "⟨ln‖J‖⟩") if symbol in rows.index]  # gated cells have the second only
+    if bounds:
+        held = _crossed(ds, f"The bound {bounds[0]}")
+        text = f"{held} and lies {bias(bounds[0])} nats/step above the measured rate"
+        if len(bounds) > 1:
+            text += f"; the mean log step norm, which bounds gated cells too, {bias(bounds[1])}"
         said.append(text + ".")
+    else:
+        said.append(_crossed(ds, "The chain of upper bounds") + ".")
     if ds.sizes["stage"] == 2:
         initial, trained = (np.abs(ds["rate"].sel(stage=stage).values) for stage in ("initial", "trained"))
         both = np.isfinite(initial) & np.isfinite(trained)
@@ -274,6 +279,12 @@ def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
             " nats/step."
         )
     return said
+
+
+def _crossed(ds: xr.Dataset, bound: str) -> str:
+    """Return the beginning of a sentence: whether the chain of bounds held in every network."""
+    crossed = int(ds["bound_crossings"].sum())
+    return f"{bound} is never crossed" if crossed == 0 else f"{bound} IS CROSSED {crossed} TIMES (which is a bug)"
 
 
 def draw_overview(ds: xr.Dataset, summary: pd.DataFrame, stem: Path) -> None:

@@ -20,11 +20,16 @@ _HOME = {
     "rollout": "trajectory",
     "Trajectory": "trajectory",
     "step_jacobians": "jacobian",
+    "LazyStepJacobians": "lazy",
     "activation_slopes": "jacobian",
     "state_gradients": "gradients",
     # linear algebra
     "log_singular_values": "products",
+    "leading_singular_values": "leading",
     "lyapunov_exponents": "lyapunov",
+    "reliability_horizon": "horizon",
+    "kaplan_yorke_dimension": "attractor",
+    "entropy_rate": "attractor",
     "recurrent_spectrum": "spectrum",
     "spectral_radius": "spectrum",
     # theory beside measurement
@@ -46,11 +51,15 @@ if TYPE_CHECKING:
     from gradlab import bounds, predictions, tasks
     from gradlab import plotting as plot
     from gradlab.analysis import analyze
+    from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
     from gradlab.cells import VanillaRNNCell
     from gradlab.decay import decay_budget, fit_decay
     from gradlab.experiment import Experiment, run
     from gradlab.gradients import state_gradients
+    from gradlab.horizon import reliability_horizon
     from gradlab.jacobian import activation_slopes, step_jacobians
+    from gradlab.lazy import LazyStepJacobians
+    from gradlab.leading import leading_singular_values
     from gradlab.lyapunov import lyapunov_exponents
     from gradlab.products import log_singular_values
     from gradlab.results import load, save
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Experiment",
+    "LazyStepJacobians",
     "Trajectory",
     "VanillaRNNCell",
     "activation_slopes",
@@ -67,13 +77,17 @@ __all__ = [
     "as_step",
     "bounds",
     "decay_budget",
+    "entropy_rate",
     "fit_decay",
+    "kaplan_yorke_dimension",
+    "leading_singular_values",
     "load",
     "log_singular_values",
     "lyapunov_exponents",
     "plot",
     "predictions",
     "recurrent_spectrum",
+    "reliability_horizon",
     "rollout",
     "run",
     "save",

@@ -58,16 +58,30 @@ BY_NAME: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 SLOPE_SUPREMUM = {"tanh": 1.0, "relu": 1.0, "sigmoid": 0.25, "linear": 1.0}
 
 
+# the same functions under every name that TensorFlow and Keras have for them
+_ALIASES = {
+    "tanh": (tanh, keras.activations.tanh, keras.ops.tanh, tf.tanh, tf.nn.tanh, tf.math.tanh),
+    "relu": (relu, keras.activations.relu, keras.ops.relu, tf.nn.relu),
+    "sigmoid": (sigmoid, keras.activations.sigmoid, keras.ops.sigmoid, tf.sigmoid, tf.nn.sigmoid, tf.math.sigmoid),
+    "linear": (linear, keras.activations.linear, tf.identity),
+}
+
+
 def name_of(activation: Any) -> str | None:
-    """Return the name under which gradlab knows an activation (its own, or Keras's), or None."""
-    for name, function in BY_NAME.items():
-        if activation is function or activation is getattr(keras.activations, name):
+    """Return the name under which gradlab knows an activation, or None.
+
+    It knows its own, those of TensorFlow and Keras that compute the same, and a `keras.layers.Activation` of these.
+    """
+    if type(activation) is keras.layers.Activation:
+        activation = activation.activation
+    for name, functions in _ALIASES.items():
+        if any(activation is one for one in functions):
             return name
     return None
 
 
 def accurate(activation: Any) -> Any:
-    """Return gradlab's accurate version of a Keras activation; anything unknown comes back unchanged."""
+    """Return gradlab's accurate version of a TensorFlow or Keras activation; anything unknown comes back unchanged."""
     name = name_of(activation)
     return activation if name is None else BY_NAME[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike
 from gradlab import bounds, predictions
 from gradlab.decay import decay_budget, fit_decay
 from gradlab.gradients import log_norm, state_gradients
+from gradlab.horizon import reliability_horizon
 from gradlab.jacobian import activation_slopes, check_elementwise, step_jacobians
 from gradlab.lyapunov import lyapunov_exponents
 from gradlab.products import log_singular_values
@@ -39,7 +41,8 @@ def analyze(
 ) -> xr.Dataset:
     """Return everything about the gradients of one cell on one batch, as a labelled dataset.
 
-    Measured: the gradient ∂L/∂h_t, all singular values of ∂h_T/∂h_t, Lyapunov exponents, the fitted decay rate.
+    Measured: the gradient ∂L/∂h_t, all singular values of ∂h_T/∂h_t and the lag at which floating point would have lost
+    each of them, Lyapunov exponents, the fitted decay rate.
     Rigorous: the chain of bounds, the sandwich, the determinant identity. Predicted: the mean-field rate (tanh). And
     the decay budget, which accounts for the distance between promise and measurement. Links of the chain that do not
     hold for a cell (there is no ‖φ'‖·σ_1(W) for a gated one) are left out, not approximated.
@@ -59,8 +62,11 @@ def analyze(
 
     Returns:
         Dataset with dims batch, time (t = 0 … T), mode (i = 1 … n); coordinate ``lag`` [batch, time], the number of
-        steps that count between t and T. Every variable carries its long name, units and formula. Attributes: cell,
-        where each part of the state lies, versions, seed, commit, whether the tree was dirty, dtype, command, UTC.
+        steps that count between t and T, in the order in which the cell reads (the attribute ``go_backwards`` says
+        whether that is from the end). Lyapunov exponents leave out the first tenth of the steps; the sandwich of the
+        gradient is there only if the loss reads nothing but h_T. Every variable carries its long name, units and
+        formula. Attributes: cell, where each part of the state lies, versions, seed, commit, whether the tree was
+        dirty, dtype, command, UTC.
 
     Raises:
         TypeError, ValueError: as `rollout`, `step_jacobians` and `state_gradients` do; an unknown `recurrent_block`.
@@ -80,8 +86,8 @@ def analyze(
     if slopes is not None:
         check_elementwise(traj, J, slopes)
     values: dict[str, Array] = {}
-    _add_gradients_and_spectra(values, traj, J, loss, seed, return_error)
-    budget_names = _add_bounds(values, traj, J, slopes)
+    terminal = _add_gradients_and_spectra(values, traj, J, loss, seed, return_error)
+    budget_names = _add_bounds(values, traj, J, slopes, terminal)
     _add_rates(values, traj, J)
     block = _add_recurrent_matrix(values, traj.step, recurrent_block)
     ds = _dataset(values, traj)
@@ -90,6 +96,7 @@ def analyze(
         "cell": traj.step.description,
         "state_parts": json.dumps([asdict(part) for part in traj.step.parts]),
         "recurrent_matrix": block,
+        "go_backwards": traj.step.go_backwards,
         "loss": _describe_loss(loss),
         "budget_terms": json.dumps(budget_names),
         "schema_version": SCHEMA_VERSION,
@@ -110,7 +117,8 @@ def _describe_loss(loss: Callable[[tf.Tensor], tf.Tensor] | None) -> str:
     """Return the loss in words."""
     if loss is None:
         return "random unit direction of the last state"
-    return str(getattr(loss, "__doc__", None) or getattr(loss, "__name__", type(loss).__name__))
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return str((inspect.isfunction(loss) and inspect.getdoc(loss)) or name)
 
 
 def _add_gradients_and_spectra(
@@ -120,8 +128,8 @@ def _add_gradients_and_spectra(
     loss: Callable[[tf.Tensor], tf.Tensor] | None,
     seed: int,
     return_error: bool,
-) -> None:
-    """Add the measurement: gradients and singular values."""
+) -> Array:
+    """Add the measurement: gradients and singular values; return ln‖P_tᵀ g_T‖."""
     batch, n = len(traj.inputs), traj.step.state_size
     g = state_gradients(traj, None, loss or random_direction_loss(batch, n, seed))
     values["log_gradient_norm"] = g.log_total_norm
@@ -133,9 +141,13 @@ def _add_gradients_and_spectra(
     else:
         ln_s = log_singular_values(J)
     values["log_singular_values"] = _with_end(ln_s)
-    lower, upper = bounds.gradient_sandwich(values["log_singular_values"], g.log_total_norm[:, -1])
-    values["gradient_lower_bound"], values["gradient_upper_bound"] = lower, upper
-    values["log_terminal_gradient"] = _terminal_gradient(J, g.direct[:, -1])  # taken out again by the budget
+    for dtype in ("float32", "float64"):
+        horizon = reliability_horizon(J, dtype, exact=ln_s, mask=traj.mask)
+        values[f"horizon_{dtype}"] = np.where(horizon > traj.lag[:, :1], np.inf, horizon)
+    if np.isneginf(g.log_direct_norm[:, :-1]).all():  # a loss that reads other states as well is outside the sandwich
+        lower, upper = bounds.gradient_sandwich(values["log_singular_values"], g.log_total_norm[:, -1])
+        values["gradient_lower_bound"], values["gradient_upper_bound"] = lower, upper
+    return _terminal_gradient(J, g.direct[:, -1])
 
 
 def _terminal_gradient(J: Array, g: Array) -> Array:
@@ -151,7 +163,9 @@ def _terminal_gradient(J: Array, g: Array) -> Array:
     return np.stack(norms[::-1], axis=1)
 
 
-def _add_bounds(values: dict[str, Array], traj: Trajectory, J: Array, slopes: Array | None) -> list[str]:
+def _add_bounds(
+    values: dict[str, Array], traj: Trajectory, J: Array, slopes: Array | None, terminal: Array
+) -> list[str]:
     """Add the theory that is rigorous, and the budget; return the names of the budget's terms in order."""
     recurrence, mask = traj.step.recurrence, traj.mask
     W = None if recurrence is None else recurrence.recurrent_matrix
@@ -164,10 +178,11 @@ def _add_bounds(values: dict[str, Array], traj: Trajectory, J: Array, slopes: Ar
         values["bound_promise"] = _with_end(chain.promise)
     values["lower_step_norms"] = _with_end(bounds.lower_end(J, mask=mask).step_values)
     values["log_determinant"] = _with_end(bounds.log_determinant(J, mask=mask))
-    values["log_step_norm"] = _with_start(chain.log_step_norms)
+    step_norms = chain.log_step_norms if mask is None else np.where(mask, chain.log_step_norms, np.nan)
+    values["log_step_norm"] = _with_start(step_norms)
     values["latching_eta"] = bounds.latching_certificate(J, mask).eta
     if slopes is not None:
-        counted = slopes if mask is None else np.where(mask[..., None], slopes, np.nan)
+        counted = np.abs(slopes) if mask is None else np.where(mask[..., None], np.abs(slopes), np.nan)
         values["largest_slope"] = _with_start(counted.max(axis=2))
         values["mean_slope"] = _with_start(counted.mean(axis=2))
     full_chain = chain.promise is not None and chain.slopes is not None
@@ -178,7 +193,7 @@ def _add_bounds(values: dict[str, Array], traj: Trajectory, J: Array, slopes: Ar
         slopes=slopes if full_chain else None,
         sigma_max=float(np.linalg.norm(W, 2)) if full_chain and W is not None else None,
         slope_supremum=gamma if full_chain else None,
-        log_terminal_gradient=values.pop("log_terminal_gradient"),
+        log_terminal_gradient=terminal,
         mask=mask,
     )
     for name, term in budget.terms.items():
@@ -227,7 +242,8 @@ def _add_recurrent_matrix(values: dict[str, Array], step: Step, block: str | Non
             return "none known for this cell"
     if block not in matrices:
         raise ValueError(f"recurrent_block must be one of {sorted(matrices)}, got {block!r}")
-    w = recurrent_spectrum(matrices[block])
+    stored = np.finfo(tf.as_dtype(getattr(step.cell, "variable_dtype", "float64")).as_numpy_dtype).eps
+    w = recurrent_spectrum(matrices[block], precision=float(stored))
     values["eigenvalue_real"], values["eigenvalue_imag"] = w.eigenvalues.real, w.eigenvalues.imag
     for name in (
         "spectral_radius",

@@ -11,9 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
-from gradlab.links import log_abs_determinants, log_norms, log_smallest, log_zero, real_steps, sum_from_end, times
+from gradlab.blas import one_blas_thread
+from gradlab.links import (
+    check_step_bounds,
+    log_abs_determinants,
+    log_norms,
+    log_smallest,
+    log_zero,
+    real_steps,
+    sum_from_end,
+    times,
+)
 from gradlab.validation import Array, finite, real_array, square_matrix, step_jacobian_array
 
 EPS = float(np.finfo(np.float64).eps)
@@ -110,7 +119,7 @@ def chain(
     real = real_steps(mask, steps.shape[:2])
     lags = real[:, ::-1].cumsum(axis=1)[:, ::-1]
     gamma = _supremum(slope_supremum, slopes)
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         norms = np.where(real, log_norms(steps), 0.0)
         links = promise = None
         if recurrent_matrix is not None:
@@ -119,8 +128,10 @@ def chain(
             if slopes is not None:
                 largest = log_zero(_slopes(slopes, steps.shape[:3]).max(axis=-1))
                 links = sum_from_end(np.where(real, largest + log_sigma, 0.0))
+                check_step_bounds(norms, np.where(real, largest + log_sigma, np.inf), steps.shape[-1])
             if gamma is not None:
                 promise = times(lags, np.log(gamma) + log_sigma)
+                check_step_bounds(norms, np.where(real, np.log(gamma) + log_sigma, np.inf), steps.shape[-1])
     if single:
         return Chain(
             step_norms=sum_from_end(norms)[0],
@@ -168,7 +179,7 @@ def lower_end(
     """
     steps, single = step_jacobian_array(J)
     real = real_steps(mask, steps.shape[:2])
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         values = sum_from_end(np.where(real, log_smallest(steps), 0.0))
         links = None
         if recurrent_matrix is not None and slopes is not None:
@@ -206,7 +217,7 @@ def log_determinant(J: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
     """
     steps, single = step_jacobian_array(J)
     real = real_steps(mask, steps.shape[:2])
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         total = sum_from_end(np.where(real, log_abs_determinants(steps), 0.0))
     return total[0] if single else total
 
@@ -247,7 +258,7 @@ def log_determinant_from_slopes(
     single = phi.ndim == 2
     phi = phi[None] if single else phi
     real = real_steps(mask, phi.shape[:2])
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         per_step = log_zero(phi).sum(axis=-1) + log_abs_determinants(matrix)
     total = sum_from_end(np.where(real, per_step, 0.0))
     return total[0] if single else total
@@ -355,7 +366,7 @@ def latching_threshold(w: ArrayLike) -> Array:
     s = np.sqrt((weight - 1) / weight)
     # near w = 1 both terms are s and cancel: u* = Σ_j s^{2j+3} 2(j+1)/(2j+3), 12 terms reach 0.2^24 = 2e-17
     series = s**3 * np.polynomial.polynomial.polyval(s * s, [2 * (j + 1) / (2 * j + 3) for j in range(12)])
-    return np.where(s < 0.2, series, weight * s - np.arctanh(s))
+    return np.where(s < 0.2, series, weight * s - np.log((1 + s) * np.sqrt(weight)))  # artanh, for s → 1 too
 
 
 def _recurrent(matrix: ArrayLike, n: int) -> Array:

@@ -39,7 +39,8 @@ class RecurrentInitializer(keras.initializers.Initializer):
         seed: an integer for the same matrix every time, None for a new one.
 
     Raises:
-        ValueError: unknown name, a gain or radius that is not positive and finite, or both given.
+        ValueError: unknown name, a gain or radius that is not positive and finite, or both given, a negative seed.
+        TypeError: a seed that is no integer.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class RecurrentInitializer(keras.initializers.Initializer):
                 f"recurrent_gain={gain} and spectral_radius={spectral_radius} both set the size of W; give one of them"
             )
         for label, value in (("recurrent_gain", gain), ("spectral_radius", spectral_radius)):
-            if value is not None and not (isinstance(value, Real) and np.isfinite(float(value)) and value > 0):
+            if value is not None and not _is_size(value):
                 raise ValueError(f"{label} must be a positive finite number, got {value!r}")
-        self.name, self.gain, self.spectral_radius, self.seed = name, gain, spectral_radius, seed
+        self.name, self.gain, self.spectral_radius, self.seed = name, gain, spectral_radius, _checked_seed(seed)
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
         """Return the matrix [n, n]."""
@@ -103,7 +104,9 @@ class VanillaRNNCell(keras.layers.Layer):
 
     Args:
         units: n, the number of hidden units.
-        activation: "tanh", "relu", "sigmoid", "linear", or a callable that acts on each entry by itself.
+        activation: "tanh", "relu", "sigmoid", "linear", or a callable that acts on each entry by itself. TensorFlow's
+            and Keras's own functions of these names become gradlab's. Python values that any other callable reads
+            are read when its graph is traced (see `as_step`).
         use_bias: whether b is there.
         kernel_initializer: for U, any Keras initializer or its name.
         recurrent_initializer: for W: "orthogonal", "glorot" (or "xavier"), "identity", "gaussian", or any Keras
@@ -115,8 +118,8 @@ class VanillaRNNCell(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the like, as for every Keras layer.
 
     Raises:
-        ValueError: zero units, an unknown activation or initializer, a gain and a radius at once.
-        TypeError: units that are not an integer.
+        ValueError: zero units, an unknown activation or initializer, a gain and a radius at once, a negative seed.
+        TypeError: units or a seed that are not integers.
 
     Example:
         >>> import numpy as np
@@ -147,7 +150,7 @@ class VanillaRNNCell(keras.layers.Layer):
         self.state_size = self.output_size = self.units
         self.activation = _activation(activation)
         self.use_bias = bool(use_bias)
-        self.seed = seed
+        self.seed = seed = _checked_seed(seed)
         # one seed gives U and W streams of their own
         kernel_seed, recurrent_seed = (
             (None, None) if seed is None else map(int, np.random.SeedSequence(seed).generate_state(2) >> 1)
@@ -184,6 +187,8 @@ class VanillaRNNCell(keras.layers.Layer):
 
     def get_initial_state(self, batch_size: int | None = None) -> list[tf.Tensor]:
         """Return [h_0], zeros [B, n]."""
+        if batch_size is None:
+            raise ValueError("get_initial_state needs the number of sequences, got None; pass batch_size=B")
         return [tf.zeros((batch_size, self.units), dtype=self.compute_dtype)]
 
     @property
@@ -206,6 +211,22 @@ class VanillaRNNCell(keras.layers.Layer):
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "seed": self.seed,
         }
+
+
+def _checked_seed(seed: Any) -> int | None:
+    """Return a seed as an int ≥ 0, or None."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an integer or None, got {seed!r} of type {type(seed).__name__}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    return int(seed)
+
+
+def _is_size(value: Any) -> bool:
+    """Return whether a value is a positive finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < np.inf
 
 
 def _activation(activation: Any) -> Callable[[tf.Tensor], tf.Tensor]:

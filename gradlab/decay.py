@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradlab.links import log_zero, real_steps, sum_from_end, times
+from gradlab.links import check_step_bounds, log_zero, real_steps, sum_from_end, times
 from gradlab.validation import Array, finite, real_array
 
 LN2 = float(np.log(2.0))
@@ -224,6 +224,7 @@ def decay_budget(
         given = (slopes is not None, sigma_max is not None, slope_supremum is not None)
         if all(given):
             gain = _log_gains(slopes, sigma_max, slope_supremum, single, shape)
+            check_step_bounds(np.where(real, steps, -np.inf), gain[1], np.asarray(slopes).shape[-1])
             promise = times(lags, gain[0])
             links = sum_from_end(np.where(real, gain[1], 0.0))
             terms = {"promise": promise, "saturation": links - promise, "within_step": norms - links}

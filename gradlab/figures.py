@@ -12,12 +12,16 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import matplotlib.style
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab.results import replacing
+from gradlab.variables import VARIABLES
 
 STYLE = Path(__file__).with_name("gradlab.mplstyle")
+ROUNDING = 1e-12  # nats per step: below this, a rate is rounding
+LEAST_HEIGHT = 1e-6  # nats: a frame that is lower magnifies rounding
 
 
 @contextlib.contextmanager
@@ -106,8 +110,61 @@ def axes(ax: Axes | None, height: float | None = None) -> Iterator[Axes]:
         yield ax
 
 
+def one_network(ds: xr.Dataset, figure: str) -> xr.Dataset:
+    """Return a dataset with the last step first, or raise if it holds more than one network.
+
+    At a lag that repeats (a gap in the mask) the value that comes last is drawn. With the last step first this is that
+    of the earliest t, which `fit_decay` takes. All values at a lag agree only for a loss at T.
+
+    Args:
+        ds: the dataset.
+        figure: what is drawn.
+
+    Returns:
+        The dataset, its time reversed.
+
+    Raises:
+        ValueError: a variable has a dim that it does not have after `gl.analyze`, like the stage of `gl.run`.
+
+    Examples:
+        >>> ds = xr.Dataset({"decay_rate": (("stage", "batch"), [[-0.1], [-0.2]])}, {"stage": ["initial", "trained"]})
+        >>> one_network(ds, "decay")
+        Traceback (most recent call last):
+        ...
+        ValueError: decay draws one network, and this dataset has the extra dim 'stage' (initial, trained);
+        choose one: ds.sel(stage='trained')
+    """
+    known = {name: dims for name, (dims, *_) in VARIABLES.items()} | {"lag": ("batch", "time")}
+    for name, dims in known.items():
+        for dim in ds[name].dims if name in ds.variables else ():
+            if dim not in dims:
+                chosen = f"ds.isel({dim}=0)"
+                values = f"{ds.sizes[dim]} of them"
+                if dim in ds.coords:
+                    entries = ds[dim].values.tolist()
+                    chosen = f"ds.sel({dim}={entries[-1]!r})" if entries else chosen
+                    values = ", ".join(map(str, entries[:5])) + (", …" if len(entries) > 5 else "")
+                raise ValueError(
+                    f"{figure} draws one network, and this dataset has the extra dim {dim!r} ({values});"
+                    f" choose one: {chosen}"
+                )
+    return ds.isel(time=slice(None, None, -1)) if "time" in ds.dims else ds
+
+
+def keep_height(ax: Axes) -> None:
+    """Widen the vertical limits to LEAST_HEIGHT if they lie closer, so that rounding is seen as none."""
+    low, high = ax.get_ylim()
+    if high - low < LEAST_HEIGHT:
+        middle = 0.5 * (low + high)
+        ax.set_ylim(middle - 0.5 * LEAST_HEIGHT, middle + 0.5 * LEAST_HEIGHT)
+        ax.yaxis.set_major_formatter("{x:g}")  # "4e-07" at the tick: a common factor would lie on the legend
+
+
 def legend_above(ax: Axes, handles: list[Any] | None = None, title: str | None = None) -> None:
     """Put the legend above the axes in two columns, where it covers no data.
+
+    In a figure without a layout engine, which would make room, a legend that does not fit gets one column, and if that
+    does not fit either, it ends where the axes end.
 
     Args:
         ax: the axes.
@@ -116,15 +173,26 @@ def legend_above(ax: Axes, handles: list[Any] | None = None, title: str | None =
     """
     handles = handles or list(ax.get_legend_handles_labels()[0])
     size = mpl.rcParams["legend.fontsize"]
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=2,
-        title=title,
-        title_fontsize=size,
-        alignment="left",
+    figure = ax.get_figure(root=True)
+    places: tuple[dict[str, Any], ...] = (
+        {"ncols": 2, "loc": "lower left", "bbox_to_anchor": (0, 1)},
+        {"ncols": 1, "loc": "lower left", "bbox_to_anchor": (0, 1)},
+        {"ncols": 1, "loc": "lower right", "bbox_to_anchor": (1, 1)},
     )
+    for place in places:
+        legend = ax.legend(handles=handles, title=title, title_fontsize=size, alignment="left", **place)
+        if figure is None or figure.get_layout_engine() is not None:
+            return
+        if legend.get_window_extent().x1 <= _room(ax, figure):
+            return
+
+
+def _room(ax: Axes, figure: Figure) -> float:
+    """Return where the room to the right of the axes ends, in pixels: at the next axes or the edge of the figure."""
+    box = ax.get_window_extent()
+    others = (other.get_window_extent() for other in figure.axes if other is not ax)
+    beside = [other.x0 for other in others if other.x0 >= box.x1 and other.y0 < box.y1 and other.y1 > box.y0]
+    return float(min([figure.bbox.x1, *beside]))
 
 
 @contextlib.contextmanager

@@ -11,22 +11,23 @@ products of matrices (G. W. Stewart 1995; D. E. Stewart 1997). Row ordering: Cox
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from gradlab import lapack
 from gradlab.validation import Array
 
 Integers = NDArray[np.int64]
 
+LN2 = float(np.log(2.0))
 ZERO_EXPONENT = -(1 << 40)  # the exponent of an exact zero: below everything, and its differences still fit int64
 BRACKET_BITS = 900  # a Householder vector must hold the ratio of any two rows of a bracket
+LU_GROWTH = 2.0  # past this |U| QR is worth its price: one to three digits, measured, where values stay close together
 PIVOT_GROWTH = 2.0**7  # |U| with column pivoting is at most 1; past this, ordering by column size was not good enough
-ROUNDING = 32 * float(np.finfo(np.float64).eps)  # a pivot this far below its row has no right digit left
+ROUNDING = 32 * float(np.finfo(np.float64).eps)  # a pivot this far below its row and column has no right digit left
 
 
 class Scales(NamedTuple):
@@ -49,20 +50,15 @@ class Scales(NamedTuple):
         """log2|d|, −∞ for an exact zero: precise enough to sort by, not to keep."""
         return self.exponent + log2_abs(self.mantissa)
 
-    def over_powers(self) -> Array:
-        """d_j / 2^exponent_i at [N, i, j], clipped to what float64 holds."""
-        ratio = power_of_two_biased((self.exponent + 1023)[:, None, :] - self.exponent[:, :, None])
-        ratio *= self.mantissa[:, None, :]
-        return ratio
-
 
 class GradedFactor(NamedTuple):
-    """A batch of products C · diag(d) · Y, with C and Y of shape [N, n, n]; C need not be orthogonal."""
+    """A batch of products C · diag(d) · Y; C is kept as Cᵀ, as LAPACK wants it, its columns in the order of `rows`."""
 
-    C: Array
+    Ct: Array  # [N, n, n]
     d: Scales
-    Y: Array
+    Y: Array  # [N, n, n]
     singular: NDArray[np.bool_]  # [N]: a pivot vanished in rounding and was taken for an exact zero
+    rows: Integers | None = None  # [N, n]: Ct[b, :, i] is row rows[b, i] of C; None: row i
 
 
 def log2_abs(x: Array) -> Array:
@@ -76,12 +72,17 @@ def descending(keys: Array) -> Integers:
     return (-keys).argsort(axis=-1, kind="stable")
 
 
-def power_of_two_biased(exponents: Integers) -> Array:
+def power_of_two_biased(exponents: Integers, largest: int | Integers = 2046) -> Array:
     """2^(exponents − 1023), 0 below the normal range, in place: its bits written directly, far faster than ldexp."""
     np.maximum(exponents, 0, out=exponents)
-    np.minimum(exponents, 2046, out=exponents)
+    np.minimum(exponents, largest, out=exponents)
     exponents <<= 52
     return exponents.view(np.float64)
+
+
+def _largest(sizes: Array, axis: int) -> Array:
+    """The maximum along an axis of numbers ≥ 0, NaN above all: as integers, which compare twice as fast."""
+    return sizes.view(np.int64).max(axis=axis).view(np.float64)
 
 
 def row_scales(J: Array) -> tuple[Array, Integers, Integers]:
@@ -91,99 +92,131 @@ def row_scales(J: Array) -> tuple[Array, Integers, Integers]:
         (Ĵ, D, shift): J's shape, then without its last axis, then without its last two. D is centred on 0 (the
         rows of one saturated step may span 10^±290). A zero row of J is a zero row of Ĵ and has D = ZERO_EXPONENT.
     """
-    largest = np.abs(J).max(axis=-1)
+    largest = _largest(np.abs(J), axis=-1)
     exponent = np.frexp(largest)[1].astype(np.int64)
     dead = largest == 0
     top = np.where(dead, np.iinfo(np.int32).min, exponent).max(axis=-1)
     low = np.where(dead, np.iinfo(np.int32).max, exponent).min(axis=-1)
     shift = np.where(dead.all(axis=-1), 0, (top + low) // 2)
     D = np.where(dead, ZERO_EXPONENT, exponent - shift[..., None])
-    half = -exponent // 2  # 2^-exponent itself overflows for a row of subnormal numbers
-    unit = J * power_of_two_biased(1023 + half)[..., None]
-    unit *= power_of_two_biased(1023 - exponent - half)[..., None]
+    half = np.where(np.abs(exponent) < 1000, 0, -exponent // 2)  # 2^-exponent overflows for a subnormal row
+    unit = J * power_of_two_biased(1023 - exponent - half)[..., None]
+    if half.any():
+        unit *= power_of_two_biased(1023 + half)[..., None]
     return unit, D, shift
 
 
-def unit_triangle(R: Array, d: Scales) -> tuple[Array, Scales]:
-    """diag(d')⁻¹ · R · diag(d) and d' = diag(R)·d, for R upper triangular (what is below its diagonal is ignored).
+def unit_triangle(Rt: Array, d: Scales) -> tuple[Array, Scales]:
+    """(diag(d')⁻¹ · R · diag(d))ᵀ and d' = diag(R)·d, for Rᵀ lower triangular (what is above its diagonal is ignored).
 
-    The triangle has a unit diagonal; where d'_i = 0 its row is zero.
+    The triangle has a unit diagonal; where d'_i = 0 its column is zero.
     """
-    pivots = R.diagonal(axis1=1, axis2=2) * d.mantissa
+    pivots = Rt.diagonal(axis1=1, axis2=2) * d.mantissa
     inverse = np.divide(1.0, pivots, out=np.zeros_like(pivots), where=pivots != 0)
-    U = R * _upper(R.shape[-1])
-    U *= inverse[:, :, None]
-    U *= d.over_powers()
-    return U, Scales.of(pivots, d.exponent)
+    shift = (d.exponent + 1023)[:, :, None] - d.exponent[:, None, :]
+    Ut = power_of_two_biased(shift, _largest_exponent(Rt.shape[-1]))
+    Ut *= Rt
+    Ut *= inverse[:, None, :]
+    Ut *= d.mantissa[:, :, None]
+    return Ut, Scales.of(pivots, d.exponent)
 
 
 @functools.cache
-def _upper(n: int) -> Array:
-    """Ones on and above the diagonal."""
-    return np.triu(np.ones((n, n)))
+def _largest_exponent(n: int) -> Integers:
+    """The largest biased exponent of float64 on and below the diagonal, that of zero above it."""
+    return np.tril(np.full((n, n), 2046, np.int64))
+
+
+@functools.cache
+def _strictly_upper(n: int) -> Array:
+    """Ones above the diagonal."""
+    return np.triu(np.ones((n, n)), 1)
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # hopeless pivots are seen and replaced
-def graded_qr(F: GradedFactor, *, want_q: bool) -> GradedFactor:
-    """Factor C · diag(d) · Y = Q · diag(d') · Y' with Q orthogonal, without ever forming C · diag(d).
+def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
+    """Factor C · diag(d) · Y = X · diag(d') · Y' without ever forming C · diag(d); X is well conditioned.
 
-    C = QR, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_ij = (R_ij/r_i)·(d_j/d_i) for j > i: the ratio is
-    taken from the exponents. Columns go in descending order of ‖c_j‖·d_j, which keeps U small. Rows go in
-    descending order of their largest entry, which makes Householder QR accurate row by row (Cox and Higham 1998):
-    without it a saturated unit's small row is lost in the rounding of the large ones.
+    C = XR with R upper triangular, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_ij = (R_ij/r_i)·(d_j/d_i) for
+    j > i: the ratio is taken from the exponents. Columns go in descending order of ‖c_j‖·d_j, which keeps U small.
+
+    An X that is carried on only has to be well conditioned, and LU with partial pivoting does that at a third of the
+    price of QR with Q: it is as accurate row by row as the growth of its pivots allows (a row of L is as small as the
+    row of C), and the columns of X span the same nested spaces. Where U is not small, QR it is. To be rid of X, it must
+    be orthogonal: QR, the rows in descending order of their largest entry, which makes Householder QR accurate row by
+    row (Cox and Higham 1998); without it a saturated unit's small row is lost in the rounding of the large ones.
 
     Args:
-        F: C · diag(d) · Y.
-        want_q: False saves a third of the work; the result's C then means nothing, its d and Y are as before.
+        F: C · diag(d) · Y, rows in their own order.
+        keep_left: whether X is wanted (LU). False leaves an X that is orthogonal and is dropped: Ct then means
+            nothing.
     """
-    C = F.C
+    Ct = F.Ct
     zero = F.d.mantissa == 0
     if zero.any():  # columns that count for nothing must not decide the order of the rows, nor feed noise into zeros
-        C = np.where(zero[:, None, :], 0.0, C)
-    size = np.abs(C)
-    row_size = size.max(axis=2)
-    each = np.arange(len(C))[:, None]
-    columns = descending(F.d.log2() + np.log2(size.max(axis=1)))
-    rows = descending(row_size)
+        Ct = np.where(zero[:, :, None], 0.0, Ct)
+    size = np.abs(Ct)
+    row_size = _largest(size, axis=1)
+    each = np.arange(len(Ct))[:, None]
+    column_size = _largest(size, axis=2)
+    columns = descending(F.d.log2() + np.log2(column_size))
     ordered = F.d.at(each, columns)
-    Q, R = _ordered_qr(C, rows, columns, want_q)
-    U, d = unit_triangle(R, ordered)
-    lost = max(1.0, C.shape[-1] / 32) * ROUNDING * row_size[each, rows]
-    vanished = (np.abs(R.diagonal(axis1=1, axis2=2)) <= lost) & (ordered.mantissa != 0)
+    if keep_left:
+        factors = Ct[each, columns]
+        rows = lapack.lu(factors)
+        left = _unit_upper(factors)
+    else:
+        rows = descending(row_size)
+        factors = left = _permuted(Ct, columns, rows)
+        lapack.qr(factors)
+    Ut, d = unit_triangle(factors, ordered)
+
+    def redo(b: int) -> None:
+        """Factor one member by QR with Q, for the columns in the order of columns[b]."""
+        one = slice(b, b + 1)
+        rows[b] = descending(row_size[b])
+        Q, R = np.linalg.qr(Ct[b].T[rows[b]][:, columns[b]])
+        left[b], factors[b] = Q.T, R.T
+        Ut[one], (d.mantissa[one], d.exponent[one]) = unit_triangle(factors[one], F.d.at(each[one], columns[one]))
+
+    growth = np.abs(Ut).max(axis=(1, 2))
+    for b in np.flatnonzero(~(growth <= LU_GROWTH)) if keep_left else ():  # NaN counts as large
+        redo(int(b))
+        growth[b] = np.abs(Ut[b]).max()
+    # a column is rounded relative to its own size, and its rows to theirs: what is small in both ways is still right
+    rounding = max(1.0, Ct.shape[-1] / 32) * ROUNDING
+    lost = rounding * np.minimum(row_size[each, rows], column_size[each, columns])
+    dead = F.d.at(each, columns).mantissa == 0
+    vanished = (np.abs(factors.diagonal(axis1=1, axis2=2)) <= lost) & ~dead
     singular = F.singular
-    if vanished.any() or not (U.max() <= PIVOT_GROWTH and U.min() >= -PIVOT_GROWTH):  # NaN counts as large
-        for b in _badly_ordered(R, U, vanished, lost):
-            one = slice(b, b + 1)
-            columns[b] = _pivoted_columns(C[b, rows[b]], F.d.log2()[b])
-            Q[one], R[one] = _ordered_qr(C[one], rows[one], columns[one], want_q)
-            U[one], (d.mantissa[one], d.exponent[one]) = unit_triangle(R[one], F.d.at(each[one], columns[one]))
-            vanished[b] = (np.abs(R[b].diagonal()) <= lost[b]) & (F.d.mantissa[b, columns[b]] != 0)
+    if vanished.any() or not (growth <= PIVOT_GROWTH).all():
+        # an early pivot is too small for what stands to its right
+        tail = np.abs(factors * np.tril(np.ones(Ct.shape[1:]), -1)).max(axis=1, initial=0.0)
+        for b in np.flatnonzero(~(growth <= PIVOT_GROWTH) | (vanished & (tail > lost)).any(axis=1)):
+            columns[b] = _pivoted_columns(Ct[b].T, F.d.log2()[b])
+            redo(int(b))
+            lost[b] = rounding * np.minimum(row_size[b, rows[b]], column_size[b, columns[b]])
+            vanished[b] = (np.abs(factors[b].diagonal()) <= lost[b]) & (F.d.mantissa[b, columns[b]] != 0)
         # a vanished pivot has no right digit, so it is the zero that it cannot be told from
         singular = singular | (vanished & (d.mantissa != 0)).any(axis=1)
         d = Scales(np.where(vanished, 0.0, d.mantissa), np.where(vanished, ZERO_EXPONENT, d.exponent))
-        U[vanished] = 0.0
-    return GradedFactor(Q, d, U @ F.Y[each, columns], singular)
+        Ut.swapaxes(1, 2)[vanished] = 0.0
+    return GradedFactor(left, d, Ut.swapaxes(1, 2) @ F.Y[each, columns], singular, rows)
 
 
-def _ordered_qr(C: Array, rows: Integers, columns: Integers, want_q: bool) -> tuple[Array, Array]:
-    """(Q, R) of C with its rows and columns permuted, the row order undone in Q; R is to be masked, Q may be R."""
-    each = np.arange(len(C))[:, None]
-    permuted = C[each[:, :, None], rows[:, :, None], columns[:, None, :]]
-    if not want_q:
-        R = np.linalg.qr(permuted, mode="raw")[0].swapaxes(1, 2)
-        return R, R
-    q, R = np.linalg.qr(permuted)
-    Q = np.empty_like(q)
-    Q[each, rows] = q
-    return Q, R
+def _permuted(Ct: Array, columns: Integers, rows: Integers) -> Array:
+    """Ct[b][columns[b], :][:, rows[b]] for each b: two takes cost a third of indexing with both."""
+    out = np.empty_like(Ct)
+    for b in range(len(Ct)):
+        Ct[b].take(columns[b], 0).take(rows[b], 1, out=out[b], mode="clip")
+    return out
 
 
-def _badly_ordered(R: Array, U: Array, vanished: NDArray[np.bool_], lost: Array) -> Integers:
-    """Batch indices where an early pivot was too small for what stands to its right."""
-    n = R.shape[-1]
-    large = ~(np.abs(U).reshape(len(U), -1).max(axis=1) <= PIVOT_GROWTH)
-    tail = np.abs(R * np.triu(np.ones((n, n)), 1)).max(axis=2, initial=0.0)
-    return np.flatnonzero(large | (vanished & (tail > lost)).any(axis=1))
+def _unit_upper(LUt: Array) -> Array:
+    """Lᵀ with its unit diagonal, from what `lapack.lu` left."""
+    Lt = LUt * _strictly_upper(LUt.shape[-1])
+    np.einsum("bii->bi", Lt)[...] = 1.0
+    return Lt
 
 
 def _pivoted_columns(C: Array, log2_d: Array) -> Integers:
@@ -210,19 +243,19 @@ def _brackets(D: Integers) -> list[Array]:
     return [power_of_two_biased(1023 + D * (i + 1) // parts - D * i // parts)[..., None] for i in range(parts)]
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Keep BLAS to one thread for a while: on small matrices its threads cost more than they bring."""
-    return _blas_libraries().limit(limits=1, user_api="blas")
+def start_of_sweep(start: Array, sequences: int) -> GradedFactor:
+    """The empty product P_Tᵀ · start of each sequence, for `start` orthogonal [n, n].
+
+    Any `start` leaves the singular values alone, and a random one redraws the rounding.
+    """
+    n = len(start)
+    d = Scales.of(np.ones((sequences, n)), np.zeros((sequences, n), np.int64))
+    eyes = np.repeat(np.eye(n)[None], sequences, axis=0)
+    return GradedFactor(np.repeat(start.T[None], sequences, axis=0), d, eyes, np.zeros(sequences, bool))
 
 
-@functools.cache
-def _blas_libraries() -> ThreadpoolController:
-    """The BLAS libraries of NumPy and SciPy; looking for them takes milliseconds, so once."""
-    return ThreadpoolController()
-
-
-def backward_sweep(J: Array, start: Array, chunk: int) -> Iterator[tuple[int, GradedFactor]]:
-    """Carry P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ from t = T−1 down to t = 0 for a batch of sequences.
+def sweep(carried: GradedFactor, J: Array, wanted: Sequence[int]) -> tuple[GradedFactor, GradedFactor | None, Array]:
+    """Carry P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ · start backwards through a chunk of steps, for a batch of sequences.
 
     Fed with J_sᵀ as it stands the sweep would lose accuracy where units saturate: the grading of diag(φ')·W would
     sit on the wrong side of each factor. So each Jacobian is split by its row sizes, J_s = D_s Ĵ_s, and the
@@ -231,35 +264,45 @@ def backward_sweep(J: Array, start: Array, chunk: int) -> Iterator[tuple[int, Gr
         P_tᵀ = Ĵ_{t+1}ᵀ · [D_{t+1} Ĵ_{t+2}ᵀ] ··· [D_{T−1} Ĵ_Tᵀ] · [D_T · start]
 
     Args:
-        J: [B, T, n, n].
-        start: orthogonal [n, n]; any choice leaves the singular values alone, and a random one redraws the rounding.
-        chunk: lags per item.
+        carried: C · diag(d) · Y = P_tᵀ · start at the end of the chunk, rows in their own order.
+        J: the chunk [B, K, n, n].
+        wanted: which of its K steps to hand out, ascending.
 
-    Yields:
-        (t, factors): `factors` holds C · diag(d) · Y = P_tᵀ · start (C = Ĵ_{t+1}ᵀ Q is not orthogonal) at the lags
-        t + K − 1 down to t, stacked to [K·B, n, n] with the lag as the slower axis.
+    Returns:
+        (the product carried to the start of the chunk, C · diag(d) · Y = P_tᵀ · start before each wanted step,
+        stacked to [len(wanted)·B, n, n] with time as the slower axis; None if none is wanted;
+        ln|det J_s| [B, K]).
     """
-    B, T, n, _ = J.shape
-    C, Y = np.broadcast_to(start, (B, n, n)), np.broadcast_to(np.eye(n), (B, n, n))
-    carried = GradedFactor(C, Scales.of(np.ones((B, n)), np.zeros((B, n), np.int64)), Y, np.zeros(B, bool))
-    for stop in range(T, 0, -chunk):
-        first = max(0, stop - chunk)
-        unit, D, shift = row_scales(J[:, first:stop])
-        brackets = _brackets(D)
-        emitted = []
-        for s in range(stop - 1 - first, -1, -1):
-            for bracket in brackets:
-                carried = graded_qr(carried._replace(C=bracket[:, s] * carried.C), want_q=True)
-            Q, d, Y, singular = carried
-            d = Scales(d.mantissa, np.where(d.mantissa == 0, ZERO_EXPONENT, d.exponent + shift[:, s, None]))
-            carried = GradedFactor(unit[:, s].swapaxes(1, 2) @ Q, d, Y, singular)
+    unit, D, shift = row_scales(J)
+    brackets = _brackets(D)
+    each = np.arange(len(J))[:, None]
+    emitted = []
+    asked = set(wanted)
+    for s in range(J.shape[1] - 1, -1, -1):
+        for i, bracket in enumerate(brackets):
+            graded = bracket[:, s].swapaxes(1, 2) * (_in_order(carried) if i else carried.Ct)
+            carried = refactor(carried._replace(Ct=graded), keep_left=True)
+        d = carried.d
+        d = Scales(d.mantissa, np.where(d.mantissa == 0, ZERO_EXPONENT, d.exponent + shift[:, s, None]))
+        Ct = carried.Ct @ unit[:, s][each, carried.rows]
+        carried = GradedFactor(Ct, d, carried.Y, carried.singular)
+        if s in asked:
             emitted.append(carried)
-        yield first, _stack(emitted)
+    # the determinants of the steps, by an LU of their own, so that they can tell on the sweep
+    ln_det = np.asarray(np.linalg.slogdet(unit)[1]) + LN2 * (D.sum(axis=-1) + J.shape[-1] * shift)
+    return carried, _stack(emitted[::-1]) if emitted else None, ln_det
+
+
+def _in_order(F: GradedFactor) -> Array:
+    """Cᵀ with the rows of C in their own order."""
+    Ct = np.empty_like(F.Ct)
+    Ct.swapaxes(1, 2)[np.arange(len(Ct))[:, None], F.rows] = F.Ct.swapaxes(1, 2)
+    return Ct
 
 
 def _stack(factors: list[GradedFactor]) -> GradedFactor:
     """One batch of several."""
-    C, d, Y, singular = zip(*factors, strict=True)
+    Ct, d, Y, singular, _ = zip(*factors, strict=True)
     mantissa, exponent = zip(*d, strict=True)
     d = Scales(np.concatenate(mantissa), np.concatenate(exponent))
-    return GradedFactor(np.concatenate(C), d, np.concatenate(Y), np.concatenate(singular))
+    return GradedFactor(np.concatenate(Ct), d, np.concatenate(Y), np.concatenate(singular))

@@ -161,13 +161,16 @@ def _backward_graph(step: StepFunction) -> Any:
 
     def exponent_of(largest: tf.Tensor) -> tf.Tensor:
         safe = tf.where(largest > 0.0, largest, tf.ones_like(largest))
-        # clipping keeps 2^e representable; a mantissa that is not of order one does no harm
-        bits = tf.clip_by_value(tf.floor(tf.math.log(safe) / _LN2), -1000.0, 1000.0)
+        bits = tf.floor(tf.math.log(safe) / _LN2)
         return tf.where(largest > 0.0, bits, tf.fill(tf.shape(bits), tf.constant(_NONE, bits.dtype)))
 
-    def power_of_two(exponent: tf.Tensor) -> tf.Tensor:
-        # below 2^-1000 relative to its partner a term is far under the rounding of the sum
-        return tf.pow(tf.constant(2.0, exponent.dtype), tf.clip_by_value(exponent, -1000.0, 1000.0))[:, None]
+    def scaled(g: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+        # g·2^exponent in two halves, each of which float64 holds; below 2^-1000 relative to its partner a term is far
+        # under the rounding of the sum
+        half = tf.floor(tf.clip_by_value(exponent, -1500.0, 1500.0) / 2.0)
+        rest = tf.clip_by_value(exponent, -1500.0, 1500.0) - half
+        two = tf.constant(2.0, exponent.dtype)
+        return g * tf.pow(two, half)[:, None] * tf.pow(two, rest)[:, None]
 
     def log_norm_of(g: tf.Tensor) -> tf.Tensor:
         largest = tf.reduce_max(tf.abs(g), axis=-1)
@@ -185,7 +188,7 @@ def _backward_graph(step: StepFunction) -> Any:
             return tf.TensorArray(element.dtype, size=T + 1, element_shape=element.shape)
 
         e = exponent_of(tf.reduce_max(tf.abs(direct[T]), axis=-1))
-        g = direct[T] * power_of_two(-e)
+        g = scaled(direct[T], tf.where(e > _NONE, -e, tf.zeros_like(e)))
         nothing = -np.inf * tf.ones_like(e)
         kept = (
             array(g).write(T, g),
@@ -207,8 +210,8 @@ def _backward_graph(step: StepFunction) -> Any:
             e_back = tf.where(local > _NONE, local + e, local)
             e_direct = exponent_of(tf.reduce_max(tf.abs(direct[t]), axis=-1))
             e_new = tf.maximum(e_back, e_direct)
-            recurrent = back * power_of_two(tf.where(local > _NONE, e - e_new, tf.zeros_like(e)))
-            g = recurrent + direct[t] * power_of_two(tf.where(e_direct > _NONE, -e_new, tf.zeros_like(e)))
+            recurrent = scaled(back, tf.where(local > _NONE, e - e_new, tf.zeros_like(e)))
+            g = recurrent + scaled(direct[t], tf.where(e_direct > _NONE, -e_new, tf.zeros_like(e)))
             total, back_array, exponents, norms = kept
             kept = (
                 total.write(t, g),

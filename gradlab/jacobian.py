@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from gradlab import activations
+from gradlab.blas import one_blas_thread
+from gradlab.closed_form import Formula, closed_form
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array
 
 # entries of ∂h/∂h per call of the graph; autodiff holds about ten arrays of this size at once: 0.3 GiB
 _CHUNK_ENTRIES = 1 << 22
+# entries per call of a formula: 4 MiB, which a core's cache holds while BLAS writes them row by row
+_CACHE_ENTRIES = 1 << 19
 
 
-def step_jacobians(traj: Trajectory, *, jit_compile: bool = False) -> Array:
+def step_jacobians(
+    traj: Trajectory,
+    *,
+    method: Literal["auto", "autodiff", "closed_form"] = "auto",
+    jit_compile: bool = False,
+) -> Array:
     """Return the Jacobian of every step, J_t = ∂h_t/∂h_{t−1}, rows = outputs.
 
-    One ``tf.GradientTape.batch_jacobian`` over the B·T flattened steps, in one traced graph that is kept per
-    architecture, in chunks where the memory of all steps at once would not fit. A masked step is the identity.
+    The general route, for whatever TensorFlow can differentiate, is one ``tf.GradientTape.batch_jacobian`` over the B·T
+    flattened steps, in one traced graph that is kept per architecture, in chunks where the memory of all steps at once
+    would not fit. For the simple RNN, the LSTM and the GRU there are formulas, which are the same to rounding and many
+    times faster (see `gradlab.closed_form`). A masked step is the identity.
 
     Args:
         traj: what `rollout` returns.
-        jit_compile: compile the graph with XLA: faster for gated cells after seconds of compiling.
+        method: "autodiff" is the general route. "closed_form" is the formula, an error where there is none. "auto"
+            takes the formula for exactly the classes `VanillaRNNCell`, SimpleRNNCell, LSTMCell and GRUCell with
+            activations among tanh, sigmoid, relu and linear, if the formula's own h_t are the trajectory's (they are
+            not if the cell's settings were changed after the run); and autodiff for all else: subclasses, other
+            activations, stacks, callables, cells without a float64 version, and where `jit_compile` asks for it.
+        jit_compile: compile the graph of autodiff with XLA: faster for gated cells after seconds of compiling.
 
     Returns:
         float64 [B, T, n, n]; array index s holds t = s + 1.
 
     Raises:
         ValueError: a derivative that is NaN or infinite (names the batch entry and the step), or that TensorFlow
-            cannot take.
+            cannot take; an unknown `method`; "closed_form" for a cell without a formula, or together with
+            `jit_compile`.
+        TypeError: something that is not a `Trajectory`.
+
+    Warns:
+        RuntimeWarning: autodiff of a function that gradlab does not know gave a row of exact zeros: a dead unit, or one
+            saturated past what its derivative resolves.
 
     Example:
         >>> import gradlab as gl, numpy as np
@@ -40,8 +63,88 @@ def step_jacobians(traj: Trajectory, *, jit_compile: bool = False) -> Array:
         >>> bool(np.allclose(J[1, 5], cell.recurrent_matrix))
         True
     """
-    B, T, d = traj.inputs.shape
+    _check_trajectory(traj)
+    if method not in ("auto", "autodiff", "closed_form"):
+        raise ValueError(f"method must be 'auto', 'autodiff' or 'closed_form', got {method!r}")
+    if method == "closed_form" and jit_compile:
+        raise ValueError("jit_compile=True is for autodiff, got it with method='closed_form'; leave one of them out")
+    formula = None if method == "autodiff" or jit_compile else closed_form(traj.step)
+    J = None if formula is None else _by_formula(traj, formula)
+    if J is None and method == "closed_form":
+        raise ValueError(
+            "method='closed_form' needs a VanillaRNNCell, SimpleRNNCell, LSTMCell or GRUCell itself, with activations"
+            f" among tanh, sigmoid, relu and linear, as it was when the trajectory was made; got"
+            f" {traj.step.description}{' with other settings by now' if formula else ''}; use method='auto'"
+        )
+    if J is None:
+        J = _by_autodiff(traj, jit_compile)
+        _warn_of_zero_rows(traj, J)
     n = traj.step.state_size
+    if traj.mask is not None:
+        J[~traj.mask] = np.eye(n)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = J.sum()
+    if not np.isfinite(total):  # seldom, and cheaper than to look at each entry
+        good = np.isfinite(J).all(axis=(2, 3))
+        if not good.all():
+            b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
+            raise ValueError(
+                f"the derivative of {traj.step.description} is not finite at batch {b}, step {s + 1}, though the state"
+                " is; look for a square root, a division or a norm at 0 in the cell"
+            )
+    return J
+
+
+def _check_trajectory(traj: Any) -> None:
+    """Raise unless `traj` is one."""
+    if not isinstance(traj, Trajectory):
+        raise TypeError(
+            f"traj must be a Trajectory, got {type(traj).__name__}; gl.rollout(cell, inputs) makes one of a cell"
+        )
+
+
+def _warn_of_zero_rows(traj: Trajectory, J: Array) -> None:
+    """Warn where autodiff of an unknown function may have rounded a slope to zero.
+
+    TensorFlow differentiates tanh from its output, 1 − tanh², which is exactly 0 from a = 19.5 on. The functions that
+    gradlab knows are differentiated from the pre-activation, and a zero of theirs is a zero.
+    """
+    step = traj.step
+    known = bool(step.recurrent_matrices) and (step.recurrence is None or step.recurrence.activation_name is not None)
+    if known or J[:, :, 0].size == 0 or J.any(axis=3).all():
+        return
+    warnings.warn(
+        f"some rows of ∂h_t/∂h_{{t−1}} of {step.description} are exactly zero: dead units, or units saturated past what"
+        " autodiff resolves (tf.tanh: |a| > 19); give the cell an activation by name, or use gradlab.activations.tanh"
+        " in your own step, to tell them apart",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _by_formula(traj: Trajectory, formula: Formula) -> Array | None:
+    """Return [B, T, n, n] from the closed form; None where it does not lead from each state to the next."""
+    (B, T, d), n = traj.inputs.shape, traj.step.state_size
+    before, inputs = traj.states[:, :-1].reshape(B * T, n), traj.inputs.reshape(B * T, d)
+    J, after = np.empty((B * T, n, n)), np.empty((B * T, n))
+    rows = max(1, _CACHE_ENTRIES // n**2)
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # what is not finite is named by the caller
+        for start in range(0, B * T, rows):
+            chunk = slice(start, start + rows)
+            after[chunk] = formula(before[chunk], inputs[chunk], J[chunk])
+    # far above any rounding of the sums over n + d terms, far below what another activation would do
+    weight = max(1.0, *(float(np.abs(w).max(initial=0.0)) for w in traj.step.weights))
+    size = 1.0 + float(np.abs(traj.states).max())
+    allowance = 1e-9 * size * weight * (n * size + d * float(np.abs(traj.inputs).max()))
+    wrong = np.abs(after.reshape(B, T, n) - traj.states[:, 1:]).max(axis=2)
+    if traj.mask is not None:
+        wrong[~traj.mask] = 0.0
+    return J.reshape(B, T, n, n) if (wrong <= allowance).all() else None
+
+
+def _by_autodiff(traj: Trajectory, jit_compile: bool) -> Array:
+    """Return [B, T, n, n] from one `batch_jacobian` over the flattened steps."""
+    (B, T, d), n = traj.inputs.shape, traj.step.state_size
     before, inputs = traj.states[:, :-1].reshape(B * T, n), traj.inputs.reshape(B * T, d)
     jacobian = traj.step.function.graph(_jacobian_graph, bool(jit_compile))
     J = np.empty((B * T, n, n))
@@ -49,17 +152,7 @@ def step_jacobians(traj: Trajectory, *, jit_compile: bool = False) -> Array:
     for start in range(0, B * T, rows):
         chunk = slice(start, start + rows)
         J[chunk] = jacobian(traj.step.weights, tf.constant(before[chunk]), tf.constant(inputs[chunk])).numpy()
-    J = J.reshape(B, T, n, n)
-    if traj.mask is not None:
-        J[~traj.mask] = np.eye(n)
-    good = np.isfinite(J).all(axis=(2, 3))
-    if not good.all():
-        b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
-        raise ValueError(
-            f"the derivative of {traj.step.description} is not finite at batch {b}, step {s + 1}, though the state is;"
-            " look for a square root, a division or a norm at 0 in the cell"
-        )
-    return J
+    return J.reshape(B, T, n, n)
 
 
 def _jacobian_graph(step: StepFunction, jit_compile: bool) -> Any:
@@ -101,6 +194,7 @@ def activation_slopes(traj: Trajectory) -> Array | None:
         >>> activation_slopes(gl.rollout(cell, np.zeros((1, 3, 2))))[0, 0]
         array([1., 1., 1., 1.])
     """
+    _check_trajectory(traj)
     recurrence = traj.step.recurrence
     if recurrence is None:
         return None

@@ -67,8 +67,27 @@ def _jacobi_smallest(matrix: Array) -> float:
 
 
 def log_abs_determinants(J: Array) -> Array:
-    """Return ln|det| over the leading axes; LU with pivoting feels no scaling of rows or columns by powers of two."""
-    return np.linalg.slogdet(J)[1]
+    """Return ln|det| over the leading axes, by LU of the row-scaled matrices: pivoting must not see the scale of a row.
+
+    The scales are powers of two, so that taking them out costs no rounding.
+    """
+    exponent = np.frexp(np.abs(J).max(axis=-1))[1]
+    scaled = np.ldexp(J, -exponent[..., None])
+    return np.linalg.slogdet(scaled)[1] + LN2 * exponent.sum(axis=-1)
+
+
+def check_step_bounds(norms: Array, limits: Array, n: int) -> None:
+    """Raise where ln‖J_s‖ [B, T] is larger than W and the slopes allow: then they are not those of J."""
+    # ln‖J‖, ln σ1(W) and ln φ' are right to about n roundings each, J = diag(φ')W to a few more
+    size = np.where(np.isfinite(norms), np.abs(norms), 0.0)
+    wrong = norms > limits + 64 * n * float(np.finfo(np.float64).eps) * (1 + size)
+    if wrong.any():
+        b, s = (int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        raise ValueError(
+            f"W and the slopes do not belong to J: at batch {b}, step {s + 1}, ln‖J‖ = {norms[b, s]:.6g} is above"
+            f" {limits[b, s]:.6g}, what they allow; J_t must be diag(φ'(a_t))·W, with W the transpose of a Keras"
+            " recurrent_kernel and σ1(W) its largest singular value, not its spectral radius"
+        )
 
 
 def log_zero(values: Array) -> Array:

@@ -3,7 +3,7 @@
 Nothing here needs TensorFlow, so a figure can be remade from a saved file in a second. Without `ax`, a function makes
 a figure one column wide in gradlab's style; with `ax`, it draws in the style the caller has chosen. Values of several
 sequences are compared at equal lag (steps that a mask leaves out do not count), up to the longest lag that at least
-half of the sequences reach.
+half of the sequences reach. Of steps at the same lag, the earliest counts.
 """
 
 from __future__ import annotations
@@ -15,37 +15,48 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from gradlab.figures import axes, legend_above, save_figure, style
+from gradlab.fans import fan, horizon
+from gradlab.figures import ROUNDING, axes, keep_height, legend_above, one_network, save_figure, style
+from gradlab.lags import (
+    ANALYSE,
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    by_lag,
+    frame,
+    label_lag,
+    need,
+    relative_gradient,
+)
+from gradlab.lags import quantile as _quantile
 from gradlab.validation import Array
 
-__all__ = ["budget", "decay", "eigenvalues", "fan", "save_figure", "style"]
-
-# Okabe & Ito
-_BLACK, _GREY = "#000000", "#8c8c8c"
-_BLUE, _ORANGE, _GREEN, _RED, _PINK, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-_ANALYSE = "gl.analyze(cell, inputs) makes it"
+__all__ = ["budget", "decay", "eigenvalues", "fan", "horizon", "save_figure", "style"]
 
 # from the loosest to the tightest: variable, label, colour, line (dashes that show all three where they coincide)
 _CHAIN: tuple[tuple[str, str, str, Any], ...] = (
-    ("bound_promise", r"promise $\gamma\sigma_1(W)$", _RED, (0, (2, 4))),
-    ("bound_slopes", "slopes", _ORANGE, (0, (4, 2))),
-    ("bound_step_norms", r"step norms", _GREEN, "-"),
+    ("bound_promise", r"promise $\gamma\sigma_1(W)$", RED, (0, (2, 4))),
+    ("bound_slopes", "slopes", ORANGE, (0, (4, 2))),
+    ("bound_step_norms", r"step norms", GREEN, "-"),
 )
 # the account runs from the first of the first two that is there down to what is measured
 _ACCOUNT = (
-    ("budget_promise", "promise", _BLACK),
-    ("budget_step_norms", "step norms", _BLACK),
-    ("budget_saturation", "saturation", _BLUE),
-    ("budget_within_step", "within the step", _SKY),
-    ("budget_between_steps", "between steps", _GREEN),
-    ("budget_direction", "direction", _ORANGE),
-    ("budget_other_times", "other times", _PINK),
+    ("budget_promise", "promise", BLACK),
+    ("budget_step_norms", "step norms", BLACK),
+    ("budget_saturation", "saturation", BLUE),
+    ("budget_within_step", "within the step", SKY),
+    ("budget_between_steps", "between steps", GREEN),
+    ("budget_direction", "direction", ORANGE),
+    ("budget_other_times", "other times", PINK),
 )
 
 
@@ -54,8 +65,9 @@ def decay(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
     Black: ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖, median over sequences with the range of the middle 80 %. Lines: the median of
     ln σ_1 and ln σ_n of ∂h_T/∂h_t, between which a gradient of a loss at T must lie, and the chain of upper bounds of
-    ln σ_1. Bounds far from what is measured leave the frame: the legend gives each line's mean slope. The fitted rate
-    is the mean over sequences, with its standard error over them.
+    ln σ_1. If the loss reads earlier states, too (the dataset then has no gradient_upper_bound), they bound the part
+    that comes from h_T and no more, as the legend says. Bounds far from what is measured leave the frame: the legend
+    gives each line's mean slope. The fitted rate is the mean over sequences, with its standard error over them.
 
     Args:
         ds: needs log_gradient_norm and lag; draws what else there is.
@@ -65,7 +77,8 @@ def decay(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing, or the gradient at T is zero in every sequence.
+        ValueError: a variable is missing, the dataset holds several networks, or the gradient at T is zero in every
+            sequence.
 
     Examples:
         >>> ds = xr.Dataset(
@@ -75,7 +88,9 @@ def decay(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         >>> [line.get_ydata().tolist() for line in decay(ds).lines if line.get_label() == "gradient"]
         [[0.0, -1.0, -2.0]]
     """
-    gradient = _relative_gradient(ds, "decay")
+    need(ds, "decay", log_gradient_norm=ANALYSE, lag=ANALYSE)
+    ds = one_network(ds, "decay")
+    gradient = relative_gradient(ds, "decay")
     middle, low, high = (_quantile(gradient, q) for q in (0.5, 0.1, 0.9))
     lags = np.arange(len(middle))
     bounds = [(label, colour, line, _median(ds, name)) for name, label, colour, line in _CHAIN if name in ds]
@@ -83,81 +98,25 @@ def decay(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     if "log_singular_values" in ds:
         modes = _median(ds, "log_singular_values")  # [K+1, n]
         inner.append(modes[:, 0])
-        bounds.append((r"$\sigma_1(\partial h_T/\partial h_t)$", _BLUE, "-", modes[:, 0]))
+        bounds.append((r"$\sigma_1(\partial h_T/\partial h_t)$", BLUE, "-", modes[:, 0]))
         if modes.shape[1] > 1:
-            bounds.append((r"$\sigma_n(\partial h_T/\partial h_t)$", _BLUE, "--", modes[:, -1]))
+            bounds.append((r"$\sigma_n(\partial h_T/\partial h_t)$", BLUE, "--", modes[:, -1]))
     with axes(ax, height=3.1) as ax:
         for i, (label, colour, line, values) in enumerate(bounds):
             label = f"{label}: {_signed(values[-1] / max(lags[-1], 1))}"
+            if i == len(bounds) - 1 and "log_singular_values" in ds and "gradient_upper_bound" not in ds:
+                label += "\n($\\sigma$: of the part\nfrom $h_T$ alone)"
             # the looser bound on top of the tighter, so that its dashes show where the two coincide
             ax.plot(lags, values, color=colour, linestyle=line, label=label, zorder=2 - 0.01 * i)
-        ax.fill_between(lags, low, high, color=_BLACK, alpha=0.18, linewidth=0)
+        ax.fill_between(lags, low, high, color=BLACK, alpha=0.18, linewidth=0)
         label = "gradient" if len(gradient) == 1 else f"gradient, median of {len(gradient)}\n(grey: middle 80 %)"
-        ax.plot(lags, middle, color=_BLACK, linewidth=1.5 * mpl.rcParams["lines.linewidth"], label=label)
+        ax.plot(lags, middle, color=BLACK, linewidth=1.5 * mpl.rcParams["lines.linewidth"], label=label)
         if "decay_rate" in ds:
             _draw_fit(ds, ax, middle)
-        _frame(ax, inner, outer)
-        _label_lag(ax, r"$\ln\Vert\partial L/\partial h_t\Vert - \ln\Vert\partial L/\partial h_T\Vert$ (nats)")
+        frame(ax, inner, outer)
+        keep_height(ax)
+        label_lag(ax, r"$\ln\Vert\partial L/\partial h_t\Vert - \ln\Vert\partial L/\partial h_T\Vert$ (nats)")
         legend_above(ax, title=f"nats per step, mean to lag {lags[-1]}")
-    return ax
-
-
-def fan(ds: xr.Dataset, *, batch: int | None = None, ax: Axes | None = None) -> Axes:
-    r"""Draw all singular values of ∂h_T/∂h_t over the lag, with the gradient relative to lag 0 among them.
-
-    Modes that are exactly zero (ln σ = −∞) cannot be drawn; the legend counts them at the longest lag.
-
-    Args:
-        ds: needs log_singular_values and lag; log_gradient_norm is drawn if there.
-        batch: which sequence (index); the median over all if not given.
-        ax: axes to draw on; a new figure if not given.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: a variable is missing.
-        IndexError: there is no such sequence.
-
-    Examples:
-        >>> ds = xr.Dataset(
-        ...     {"log_singular_values": (("batch", "time", "mode"), [[[-0.5, -np.inf], [0.0, 0.0]]])},
-        ...     coords={"lag": (("batch", "time"), [[1, 0]])},
-        ... )
-        >>> [text.get_text() for text in fan(ds).get_legend().get_texts()][-1]
-        '1 of 2: $\\sigma = 0$ at lag 1'
-    """
-    _need(ds, "fan", log_singular_values=_ANALYSE, lag=_ANALYSE)
-    if batch is not None:
-        if "batch" not in ds.dims or not -ds.sizes["batch"] <= batch < ds.sizes["batch"]:
-            raise IndexError(f"batch must be below {ds.sizes.get('batch', 0)}, got {batch}; None draws the median")
-        ds = ds.isel(batch=[batch])
-    modes = _by_lag(ds, "log_singular_values")
-    middle = _quantile(modes, 0.5)  # [K+1, n]
-    lags, n = np.arange(len(middle)), middle.shape[1]
-    # dark is large; the lightest still shows on white
-    colours = mpl.colormaps["Blues"](np.linspace(0.9, 0.3, n))
-    with axes(ax) as ax:
-        width = 0.6 * mpl.rcParams["lines.linewidth"]
-        lines = [np.column_stack([lags, middle[:, i]])[np.isfinite(middle[:, i])] for i in range(n)]
-        ax.add_collection(LineCollection(lines, colors=list(colours), linewidths=width))
-        handles = [Line2D([], [], color=colours[0], label=r"$\ln\sigma_1$")]
-        if n > 1:
-            handles.append(Line2D([], [], color=colours[-1], label=rf"$\ln\sigma_{{{n}}}$"))
-        frame = [middle]
-        if "log_gradient_norm" in ds:
-            frame.append(_quantile(_relative_gradient(ds, "fan"), 0.5))
-            ax.plot(lags, frame[-1], color=_BLACK)
-            handles.append(Line2D([], [], color=_BLACK, label="gradient"))
-        if len(modes) > 1:
-            handles.append(Line2D([], [], linestyle="none", label=f"medians of {len(modes)}"))
-        dead = int(np.isneginf(middle[-1]).sum())
-        if dead:
-            label = f"{dead} of {n}: $\\sigma = 0$ at lag {lags[-1]}"
-            handles.append(Line2D([], [], linestyle="none", label=label))
-        _frame(ax, frame)
-        _label_lag(ax, r"$\ln\sigma_i(\partial h_T/\partial h_t)$ (nats)")
-        legend_above(ax, handles)
     return ax
 
 
@@ -175,7 +134,7 @@ def eigenvalues(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: a variable is missing, or the dataset holds several networks.
 
     Examples:
         >>> parts = {"eigenvalue_real": [0.0, 0.0], "eigenvalue_imag": [2.0, -2.0]}
@@ -184,17 +143,18 @@ def eigenvalues(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         [1.0, 2.0]
     """
     why = "gl.analyze makes it for a cell with one recurrent matrix"
-    _need(ds, "eigenvalues", eigenvalue_real=why, eigenvalue_imag=why)
+    need(ds, "eigenvalues", eigenvalue_real=why, eigenvalue_imag=why)
+    ds = one_network(ds, "eigenvalues")
     real, imaginary = ds["eigenvalue_real"].values, ds["eigenvalue_imag"].values
     radius = float(np.hypot(real, imaginary).max())
     with axes(ax, height=3.4) as ax:
         width = 1.5 * mpl.rcParams["axes.linewidth"]
-        ax.axhline(0, color=_GREY, linewidth=width / 3, zorder=0.5)
-        ax.axvline(0, color=_GREY, linewidth=width / 3, zorder=0.5)
+        ax.axhline(0, color=GREY, linewidth=width / 3, zorder=0.5)
+        ax.axvline(0, color=GREY, linewidth=width / 3, zorder=0.5)
         handles: list[Any] = []
         circles: tuple[tuple[float, str, Any, str], ...] = (
-            (1.0, _GREY, "-", "unit circle"),
-            (radius, _RED, "--", rf"$\rho(W)$ = {radius:.3f}"),
+            (1.0, GREY, "-", "unit circle"),
+            (radius, RED, "--", rf"$\rho(W)$ = {radius:.3f}"),
         )
         for size, colour, line, label in circles:
             ax.add_patch(Circle((0, 0), size, fill=False, edgecolor=colour, linestyle=line, linewidth=width))
@@ -202,7 +162,7 @@ def eigenvalues(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         # many eigenvalues get small dots
         area = min(12.0, 1200.0 / len(real))
         label = "eigenvalue" if len(real) == 1 else f"{len(real)} eigenvalues"
-        handles.append(ax.scatter(real, imaginary, s=area, color=_BLUE, linewidths=0, label=label, clip_on=False))
+        handles.append(ax.scatter(real, imaginary, s=area, color=BLUE, linewidths=0, label=label, clip_on=False))
         if "sigma_max" in ds:
             label = rf"$\sigma_1(W)$ = {float(ds['sigma_max']):.3f}"
             handles.append(Line2D([], [], linestyle="none", label=label))
@@ -219,8 +179,8 @@ def budget(ds: xr.Dataset, *, per_step: bool = True, ax: Axes | None = None) -> 
 
     The dashed line on top is k·ln(γ σ_1(W)), for gated cells Σ ln‖J_s‖. Each band below it is what one term of the
     budget takes away; the black line at their foot is the measured ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖. A term that adds is
-    hatched. Drawn are means over sequences, because only these add up as the terms do; sequences whose gradient is
-    exactly zero at a lag are left out there.
+    hatched, and one that is rounding is left out. Drawn are means over sequences, because only these add up as the
+    terms do; sequences whose gradient is exactly zero at a lag are left out there. A single lag is drawn as a bar.
 
     Args:
         ds: needs lag and the budget of a loss: budget_promise or budget_step_norms, budget_between_steps,
@@ -232,7 +192,8 @@ def budget(ds: xr.Dataset, *, per_step: bool = True, ax: Axes | None = None) -> 
         The axes.
 
     Raises:
-        ValueError: a variable is missing, or no sequence has a gradient that differs from zero.
+        ValueError: a variable is missing, the dataset holds several networks, or no sequence has a gradient that
+            differs from zero.
 
     Examples:
         >>> terms = {"step_norms": 0.5, "between_steps": -0.7, "direction": -0.1, "measured": -0.3}
@@ -243,11 +204,13 @@ def budget(ds: xr.Dataset, *, per_step: bool = True, ax: Axes | None = None) -> 
         >>> [text.get_text() for text in budget(ds).get_legend().get_texts()]
         ['step norms: +0.500', 'between steps: −0.700', 'direction: −0.100', 'measured: −0.300']
     """
-    _need(ds, "budget", **dict.fromkeys(("budget_between_steps", "budget_direction", "budget_measured"), _ANALYSE))
+    need(ds, "budget", **dict.fromkeys(("budget_between_steps", "budget_direction", "budget_measured"), ANALYSE))
     if "budget_promise" not in ds:
-        _need(ds, "budget", budget_step_norms=_ANALYSE)
+        need(ds, "budget", budget_step_norms=ANALYSE)
+    need(ds, "budget", lag=ANALYSE)
+    ds = one_network(ds, "budget")
     present = [row for row in _ACCOUNT if row[0] in ds]
-    account = np.stack([_by_lag(ds, name) for name in (*(row[0] for row in present), "budget_measured")])
+    account = np.stack([by_lag(ds, name) for name in (*(row[0] for row in present), "budget_measured")])
     whole: NDArray[np.bool_] = np.all(np.isfinite(account), axis=0, keepdims=True)  # [1, B, K+1]
     if not whole[:, :, 1:].any():
         raise ValueError(
@@ -259,13 +222,16 @@ def budget(ds: xr.Dataset, *, per_step: bool = True, ax: Axes | None = None) -> 
     lags = np.arange(mean.shape[1])
     if per_step:
         mean, lags = mean[:, 1:] / lags[1:], lags[1:]
+    last = lags[-1]
+    if len(lags) == 1:  # a bar
+        mean, lags = np.repeat(mean, 2, axis=1), np.array([last - 0.3, last + 0.3])
     edges = np.cumsum(mean[:-1], axis=0)
-    small = 1e-9 * np.nanmax(np.abs(mean))  # rounding, not a term
+    small = max(1e-9 * np.nanmax(np.abs(mean)), ROUNDING)
     with axes(ax) as ax:
-        ax.plot(lags, edges[0], color=_BLACK, linestyle="--")
-        ends = mean[:, -1] if per_step else mean[:, -1] / max(lags[-1], 1)
+        ax.plot(lags, edges[0], color=BLACK, linestyle="--")
+        ends = mean[:, -1] if per_step else mean[:, -1] / max(last, 1)
         handles: list[Any] = [
-            Line2D([], [], color=_BLACK, linestyle="--", label=f"{present[0][1]}: {_signed(ends[0], 3)}")
+            Line2D([], [], color=BLACK, linestyle="--", label=f"{present[0][1]}: {_signed(ends[0], 3)}")
         ]
         for i, (_, label, colour) in enumerate(present[1:], start=1):
             if np.nanmax(np.abs(mean[i])) <= small:
@@ -279,60 +245,22 @@ def budget(ds: xr.Dataset, *, per_step: bool = True, ax: Axes | None = None) -> 
                 ax.fill_between(lags, below, above, where=adds, interpolate=True, **hatch)
                 face = hatch if adds[-1] else face
             handles.append(Patch(**face, label=label))
-        ax.plot(lags, mean[-1], color=_BLACK, linewidth=1.5 * mpl.rcParams["lines.linewidth"])
-        handles.append(Line2D([], [], color=_BLACK, label=f"measured: {_signed(ends[-1], 3)}"))
-        ax.set_xlim(lags[0], max(lags[-1], lags[0] + 1))
-        ax.axhline(0, color=_BLACK, linewidth=0.5 * mpl.rcParams["axes.linewidth"])
-        _label_lag(ax, "mean over the lag (nats/step)" if per_step else "sum over the lag (nats)")
-        legend_above(ax, handles, title=f"nats per step at lag {lags[-1]}")
+        ax.plot(lags, mean[-1], color=BLACK, linewidth=1.5 * mpl.rcParams["lines.linewidth"])
+        handles.append(Line2D([], [], color=BLACK, label=f"measured: {_signed(ends[-1], 3)}"))
+        bar = last < lags[-1]
+        ax.set_xlim(*((last - 0.8, last + 0.8) if bar else (lags[0], last)))
+        ax.axhline(0, color=BLACK, linewidth=0.5 * mpl.rcParams["axes.linewidth"])
+        keep_height(ax)
+        label_lag(ax, "mean over the lag (nats/step)" if per_step else "sum over the lag (nats)")
+        if bar:
+            ax.set_xticks([last])
+        legend_above(ax, handles, title=f"nats per step at lag {last}")
     return ax
-
-
-def _need(ds: xr.Dataset, figure: str, **made_by: str) -> None:
-    """Raise ValueError naming the first variable that `ds` lacks, and what makes it."""
-    if not isinstance(ds, xr.Dataset):
-        raise TypeError(f"ds must be an xarray.Dataset, got {type(ds).__name__}; gl.analyze returns one")
-    for name, how in made_by.items():
-        if name not in ds.variables:
-            raise ValueError(f"{figure} needs the variable {name}, which this dataset lacks; {how}")
-
-
-def _by_lag(ds: xr.Dataset, name: str) -> Array:
-    """Return a variable (batch, time, …) as [B, K+1, …] over lags 0…K, NaN beyond the start of a sequence."""
-    lag, values = (a if "batch" in a.dims else a.expand_dims("batch") for a in (ds["lag"], ds[name]))
-    steps = lag.transpose("batch", "time").values.astype(np.int64)  # [B, T+1]
-    source = values.transpose("batch", "time", ...).values
-    reach = np.sort(steps.max(axis=1))[::-1]
-    longest = int(reach[(len(reach) - 1) // 2])  # at least half of the sequences get so far
-    out = np.full((len(steps), int(reach[0]) + 1, *source.shape[2:]), np.nan)
-    # masked steps share the lag and the value of the step before the gap
-    out[np.arange(len(steps))[:, None], steps] = source
-    return out[:, : longest + 1]
-
-
-def _quantile(values: Array, q: float) -> Array:
-    """Return the quantile of values [B, …] over the batch without NaN; −∞ counts as the least number."""
-    ordered = np.sort(values, axis=0)  # NaN last
-    count = np.sum(~np.isnan(values), axis=0, keepdims=True)
-    place = q * np.maximum(count - 1, 0)
-    # no interpolation as in np.nanquantile, where −∞ becomes NaN
-    below, above = (np.take_along_axis(ordered, f(place).astype(np.int64), axis=0) for f in (np.floor, np.ceil))
-    return (0.5 * (below + above))[0]
 
 
 def _median(ds: xr.Dataset, name: str) -> Array:
     """Return the median of a variable over sequences at equal lag, [K+1, …]."""
-    return _quantile(_by_lag(ds, name), 0.5)
-
-
-def _relative_gradient(ds: xr.Dataset, figure: str) -> Array:
-    """Return ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖ by lag [B, K+1], NaN where the gradient at T is zero."""
-    _need(ds, figure, log_gradient_norm=_ANALYSE, lag=_ANALYSE)
-    norms = _by_lag(ds, "log_gradient_norm")
-    end = norms[:, :1]
-    if not np.isfinite(end).any():
-        raise ValueError(f"{figure} needs a gradient at T, got ∂L/∂h_T = 0 in every sequence; use a loss at T")
-    return norms - np.where(np.isfinite(end), end, np.nan)
+    return _quantile(by_lag(ds, name), 0.5)
 
 
 def _draw_fit(ds: xr.Dataset, ax: Axes, middle: Array) -> None:
@@ -346,7 +274,7 @@ def _draw_fit(ds: xr.Dataset, ax: Axes, middle: Array) -> None:
     else:
         error = float(np.nanmean(ds["decay_rate_standard_error"])) if "decay_rate_standard_error" in ds else math.nan
     label = f"fit: {_with_error(rate, error)}"
-    if "decay_half_life" in ds:
+    if "decay_half_life" in ds and not _rounding(rate, error):
         half = float(_quantile(np.atleast_1d(ds["decay_half_life"].values), 0.5))
         label += f"\nhalf-life {half:.3g} steps" if math.isfinite(half) else "\n(does not vanish)"
     first, last = 0, len(middle) - 1
@@ -359,41 +287,30 @@ def _draw_fit(ds: xr.Dataset, ax: Axes, middle: Array) -> None:
     if good.any():
         line = rate * lags
         line = line + float(np.mean(fitted[good] - line[good]))
-        ax.plot(lags, line, color=_PINK, linestyle=(0, (3, 2)), label=label, zorder=3)
+        ax.plot(lags, line, color=PINK, linestyle=(0, (3, 2)), label=label, zorder=3)
 
 
 def _with_error(value: float, error: float) -> str:
-    """Return "value ± error" with two digits of the error."""
+    """Return "value ± error" with two digits of the error; below 1e-5, with its order of magnitude."""
+    if _rounding(value, error):
+        return "0 within rounding"
     if not math.isfinite(error) or error <= 0:
         return f"{value:+.3g}".replace("-", "−")
     decimals = max(0, 1 - math.floor(math.log10(error)))
+    if decimals > 6:
+        return f"{value:+.6g} ± {error:.1g}".replace("-", "−")
     return f"{value:+.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
+
+
+def _rounding(rate: float, error: float) -> bool:
+    """Whether a rate and its error, if there is one, are nothing but rounding."""
+    return abs(rate) < ROUNDING and not error >= ROUNDING
 
 
 def _signed(rate: float, decimals: int | None = None) -> str:
     """Return a rate with its sign, to two digits or to so many decimals."""
     if np.isneginf(rate):
         return "−∞"
+    if abs(rate) < ROUNDING:
+        return "0"
     return (f"{rate:+.2g}" if decimals is None else f"{rate:+.{decimals}f}").replace("-", "−")
-
-
-def _frame(ax: Axes, inner: list[Array], outer: list[Array] | None = None) -> None:
-    """Set the limits to hold `inner` (lags first), and `outer` above it as far as it does not crush it."""
-
-    def span(curves: list[Array]) -> tuple[float, float]:
-        values = np.concatenate([np.zeros(1), *(curve.ravel() for curve in curves)])
-        values = values[np.isfinite(values)]
-        return float(values.min()), float(values.max())
-
-    low, high = span(inner)
-    height = high - low or 1.0
-    top = min(max(high, span(outer or [])[1]), high + height)
-    ax.set_ylim(low - 0.05 * height, top + 0.05 * height)
-    ax.set_xlim(0, max(1, len(inner[0]) - 1))
-
-
-def _label_lag(ax: Axes, ylabel: str) -> None:
-    """Label both axes and mark where nothing has grown or shrunk."""
-    ax.axhline(0, color=_GREY, linewidth=mpl.rcParams["axes.linewidth"], zorder=0.5)
-    ax.set(xlabel="lag $k$ (steps before the end)", ylabel=ylabel)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

@@ -212,4 +212,6 @@ def _non_negative(name: str, value: float) -> float:
     number = real_array(name, value)
     if number.ndim != 0 or not 0 <= number < np.inf:
         raise ValueError(f"{name} must be a single number, finite and not negative, got {value!r}")
+    if not np.isfinite(float(number) ** 2):
+        raise ValueError(f"{name} must have a square that float64 holds, got {value!r}")
     return float(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, overload
@@ -14,43 +14,55 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dgejsv
 
+from gradlab import lapack
+from gradlab.blas import one_blas_thread
 from gradlab.graded import (
+    LN2,
     GradedFactor,
     Integers,
     Scales,
-    backward_sweep,
     descending,
-    graded_qr,
     log2_abs,
-    one_blas_thread,
-    row_scales,
+    refactor,
+    start_of_sweep,
+    sweep,
     unit_triangle,
 )
-from gradlab.validation import Array, step_jacobian_array
-
-LN2 = float(np.log(2.0))
+from gradlab.streaming import LazyJacobians, StepReader
+from gradlab.validation import Array
 
 # Windows of rows, in bits below the topmost. dqds works on squares, so little more than 430 bits fit one LAPACK
-# call; narrower windows are cheaper. Rows k bits apart change each other's singular values by 2^-2k: 30 bits are
-# enough above a value that counts, and 60 below, where LAPACK's own rounding is felt as well.
-WINDOW_BITS = 220.0
+# call; narrower windows are cheaper, until they overlap for the most part. Rows k bits apart change each other's
+# singular values by 2^-2k: 30 bits are enough above and below a value that counts.
+WINDOW_BITS = 150.0
 MARGIN_ABOVE = 30.0
-MARGIN_BELOW = 60.0
+MARGIN_BELOW = 30.0
 NEGLIGIBLE = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK is allowed before Jacobi takes over
 UNTRUSTED = 1e-6  # the |Σ ln σ − Σ ln|det J_s|| at which the user is told
 CHUNK_BYTES = 1 << 20  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded
 
 
-@overload
-def log_singular_values(J: ArrayLike, *, return_error: Literal[False] = False) -> Array: ...
-@overload
-def log_singular_values(J: ArrayLike, *, return_error: Literal[True]) -> tuple[Array, Array]: ...
-@overload
-def log_singular_values(J: ArrayLike, *, return_error: bool) -> Array | tuple[Array, Array]: ...
+Times = Sequence[int] | NDArray[np.integer]
 
 
-def log_singular_values(J: ArrayLike, *, return_error: bool = False) -> Array | tuple[Array, Array]:
+@overload
+def log_singular_values(
+    J: ArrayLike | LazyJacobians, *, times: Times | None = None, return_error: Literal[False] = False
+) -> Array: ...
+@overload
+def log_singular_values(
+    J: ArrayLike | LazyJacobians, *, times: Times | None = None, return_error: Literal[True]
+) -> tuple[Array, Array]: ...
+@overload
+def log_singular_values(
+    J: ArrayLike | LazyJacobians, *, times: Times | None = None, return_error: bool
+) -> Array | tuple[Array, Array]: ...
+
+
+def log_singular_values(
+    J: ArrayLike | LazyJacobians, *, times: Times | None = None, return_error: bool = False
+) -> Array | tuple[Array, Array]:
     """All singular values of ∂h_T/∂h_t, for every t, in logarithms.
 
         ln σ_i(P_t),   P_t = ∂h_T/∂h_t = J_T ··· J_{t+1},   t = 0 … T−1
@@ -60,19 +72,24 @@ def log_singular_values(J: ArrayLike, *, return_error: bool = False) -> Array | 
     every value is exact to about 1e-12 wherever the product is not ill-conditioned by itself.
 
     Args:
-        J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}.
+        J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}. Or anything that has
+            a ``shape`` (B, T, n, n) and gives arrays for slices ``J[:, a:b]``: it is read once, backwards and in
+            chunks, so that memory stays bounded (`LazyStepJacobians`, a dataset of h5py or zarr).
+        times: which t to read out, indices 0 … T−1 in any order, repeated or not; all T by default. The rest costs
+            the sweep only, and what lies before the earliest is not read at all.
         return_error: also estimate the error, at twice the cost: everything runs again with a random orthogonal
             factor at the far end, which changes no singular value and all of the rounding. One draw may come out ten
             times too small now and then; it is a magnitude, not a bound.
 
     Returns:
-        ln σ in nats [B, T, n] (or [T, n]), index t along time, descending in i. −∞ is an exact zero: dead units
-        are counted, not guessed; or, with a warning, a value of which rounding left no digit. With `return_error`,
-        (ln σ, |error of ln σ|) of the same shape.
+        ln σ in nats [B, T, n] (or [T, n]), index t along time, or [B, len(times), n] with the times in the order
+        given; descending in i. −∞ is an exact zero: dead units are counted, not guessed; or, with a warning, a value
+        of which rounding left no digit. With `return_error`, (ln σ, |error of ln σ|) of the same shape; the error of
+        a value that was lost is ∞.
 
     Raises:
-        ValueError: wrong shape, an empty axis, NaN or infinity in J (named by batch and step).
-        TypeError: J is not real.
+        ValueError: wrong shape, an empty axis, NaN or infinity in J (named by batch and step), times out of range.
+        TypeError: J is not real, or times are not integers.
 
     Warns:
         RuntimeWarning: a step Jacobian is singular to working precision without a zero row (a low-rank W), so that
@@ -88,14 +105,20 @@ def log_singular_values(J: ArrayLike, *, return_error: bool = False) -> Array | 
         >>> J = np.repeat(np.diag([0.5, 1e-9])[None], 100, axis=0)
         >>> log_singular_values(J)[0] / np.log(10)    # 0.5^100 and 10^-900, which float64 cannot hold
         array([ -30.10299957, -900.        ])
+        >>> log_singular_values(J, times=[0, 50]).shape
+        (2, 2)
     """
-    array, single = step_jacobian_array(J)
-    n = array.shape[-1]
-    ln_s, singular, imbalance = _all_lags(array, np.eye(n))
-    if singular:
+    reader = StepReader.of(J)
+    n = reader.shape[-1]
+    asked, order = np.unique(_checked_times(times, reader.shape[1]), return_inverse=True)
+    starts = [np.eye(n)]
+    if return_error:
+        starts.append(np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0])
+    (ln_s, *again), singular, imbalance = _at_times(reader, asked, starts)
+    if singular.any():
         warnings.warn(
-            "a step Jacobian is singular to working precision though none of its rows is zero (a low-rank or repeated"
-            " weight): the singular values that vanish in rounding are returned as −∞",
+            "a step Jacobian is singular to working precision though none of its rows is zero (low-rank or repeated"
+            " weights, or saturated gates): the singular values that vanish in rounding are returned as −∞",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -106,53 +129,93 @@ def log_singular_values(J: ArrayLike, *, return_error: bool = False) -> Array | 
             RuntimeWarning,
             stacklevel=2,
         )
+    place = (0, order) if reader.single else (slice(None), order)
     if not return_error:
-        return ln_s[0] if single else ln_s
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
-    again, *_ = _all_lags(array, rotation)
-    error = np.abs(np.subtract(ln_s, again, out=np.zeros_like(ln_s), where=ln_s != again))
-    return (ln_s[0], error[0]) if single else (ln_s, error)
+        return ln_s[place]
+    error = np.abs(np.subtract(ln_s, again[0], out=np.zeros_like(ln_s), where=ln_s != again[0]))
+    error[np.isneginf(ln_s) & singular[..., None]] = np.inf  # lost in rounding: any value below it will do
+    return ln_s[place], error[place]
+
+
+def _checked_times(times: Times | None, T: int) -> Integers:
+    """Return times as integers in 0 … T−1, at least one."""
+    if times is None:
+        return np.arange(T)
+    array = np.asarray(times)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise TypeError(
+            f"times must be a list of integers t, got {times!r}; leave it out for all of them"
+        )
+    if array.min() < 0 or array.max() >= T:
+        bad = array[(array < 0) | (array >= T)][0]
+        raise ValueError(f"times must lie in 0 … {T - 1} (∂h_T/∂h_t for T = {T} steps), got {bad}")
+    return array.astype(np.int64)
 
 
 # --- Over sequences and lags -------------------------------------------------------------------------------------
 
 
-def _all_lags(J: Array, start: Array) -> tuple[Array, bool, float]:
-    """(ln σ(P_tᵀ · start) [B, T, n], whether a pivot vanished, the largest failure of the determinant identity)."""
-    B, T, n, _ = J.shape
-    ln_s = np.empty((B, T, n))
+def _at_times(reader: StepReader, times: Integers, starts: list[Array]) -> tuple[Array, NDArray[np.bool_], float]:
+    """Sweep once over the steps, from each of the `starts`, and read out the `times` (ascending).
+
+    Returns:
+        (ln σ(P_tᵀ · start) [len(starts), B, len(times), n], whether a pivot vanished [B, len(times)], the largest
+        failure of the determinant identity).
+    """
+    B, T, n, _ = reader.shape
+    ln_s = np.empty((len(starts), B, len(times), n))
+    ln_det = np.empty((B, T - times[0]))
     workers = _usable_cores()
     matrix_bytes = 8 * n * n
     sequences = max(1, min(-(-B // workers), CHUNK_BYTES // matrix_bytes))
-    groups = [slice(b, min(b + sequences, B)) for b in range(0, B, sequences)]
+    groups = [(k, slice(b, min(b + sequences, B))) for k in range(len(starts)) for b in range(0, B, sequences)]
     lags = max(1, CHUNK_BYTES // (matrix_bytes * sequences))
+    singular = np.zeros(ln_s.shape[:3], bool)
 
-    def read_out(group: slice, first: int, factors: GradedFactor) -> bool:
-        d, A, singular = _triangularise(factors)
-        values = _log_values(d, A).reshape(-1, *ln_s[group, 0].shape)
-        ln_s[group, first : first + len(values)] = values[::-1].swapaxes(0, 1)
-        return bool(singular.any())
+    _keep_freed_memory()
 
-    def sweep(group: slice) -> bool:
-        singular = False
-        for item in backward_sweep(J[group], start, lags):
-            singular |= read_out(group, *item)
-        return singular
+    def read_out(run: int, group: slice, first: int, factors: GradedFactor) -> None:
+        d, At, vanished = _triangularise(factors)
+        values = _log_values(d, At)
+        values = values.reshape(-1, group.stop - group.start, n)
+        ln_s[run, group, first : first + len(values)] = values.swapaxes(0, 1)
+        vanished = vanished.reshape(values.shape[:2])
+        singular[run, group, first : first + len(values)] = vanished.swapaxes(0, 1)
 
-    # numpy.linalg releases the GIL, and threads inside BLAS only get in each other's way at these sizes
+    # LAPACK runs outside the interpreter's lock, and threads inside BLAS only get in each other's way at these sizes
     with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        if len(groups) > 1 or workers == 1:
-            singular = max(pool.map(sweep, groups))
-        else:  # a single sweep: hand the reading-out to the other cores, not too far ahead of them
-            singular, pending = False, deque[Future[bool]]()
-            for item in backward_sweep(J, start, lags):
-                pending.append(pool.submit(read_out, groups[0], *item))
-                if len(pending) > 2 * workers:
-                    singular |= pending.popleft().result()
-            while pending:
-                singular |= pending.popleft().result()
-        imbalance = max(pool.map(lambda group: _imbalance(J[group], ln_s[group], lags), groups))
-    return ln_s, singular, imbalance
+        carried = [start_of_sweep(starts[run], group.stop - group.start) for run, group in groups]
+        pending = deque[Future[None]]()
+        for first, chunk in reader.backwards(int(times[0]), lags):
+            steps = slice(first - int(times[0]), first - int(times[0]) + chunk.shape[1])
+            low, high = np.searchsorted(times, (first, first + chunk.shape[1]))
+            wanted = (times[low:high] - first).tolist()
+            swept = [
+                pool.submit(sweep, state, chunk[group], wanted)
+                for state, (_, group) in zip(carried, groups, strict=True)
+            ]
+            for i, ((run, group), future) in enumerate(zip(groups, swept, strict=True)):
+                carried[i], factors, ln_det[group, steps] = future.result()
+                if factors is not None:
+                    pending.append(pool.submit(read_out, run, group, low, factors))
+            while len(pending) > 2 * len(groups) + 2 * workers:  # not too far ahead: factors take memory
+                pending.popleft().result()
+        while pending:
+            pending.popleft().result()
+    expected = np.cumsum(ln_det[:, ::-1], axis=1)[:, ::-1][:, times - times[0]]
+    total = ln_s[0].sum(axis=-1)
+    nonzero = ~np.isneginf(total)
+    imbalance = float(np.abs(total[nonzero] - expected[nonzero]).max(initial=0.0))
+    return ln_s, np.logical_or.reduce(singular, axis=0), imbalance
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed arrays for the next ones, instead of giving their pages back to the system each time.
+
+    It does so for blocks up to the size of the largest that was freed, and 32 MiB at most: one of 16 MiB, never
+    touched, is enough. Page faults otherwise double the time of everything here; other allocators do not mind.
+    """
+    np.empty(1 << 21)
 
 
 def _usable_cores() -> int:
@@ -160,42 +223,28 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _imbalance(J: Array, ln_s: Array, chunk: int) -> float:
-    """The largest |Σ_i ln σ_i(P_t) − Σ_s ln|det J_s||, by LU of the row-scaled steps; exact zeros are left out."""
-    ln_det = np.concatenate([_log_determinants(J[:, s : s + chunk]) for s in range(0, J.shape[1], chunk)], axis=1)
-    expected = np.cumsum(ln_det[:, ::-1], axis=1)[:, ::-1]
-    total = ln_s.sum(axis=-1)
-    nonzero = ~np.isneginf(total)
-    return float(np.abs(total[nonzero] - expected[nonzero]).max(initial=0.0))
-
-
-def _log_determinants(J: Array) -> Array:
-    """Return ln|det J_s| [B, T]; the row scales are taken out first, so that LU does not lose a saturated row."""
-    unit, D, shift = row_scales(J)
-    return np.asarray(np.linalg.slogdet(unit)[1]) + LN2 * (D.sum(axis=-1) + J.shape[-1] * shift)
-
-
 # --- Reading out one batch of lags -------------------------------------------------------------------------------
 
 
 def _triangularise(F: GradedFactor) -> tuple[Scales, Array, NDArray[np.bool_]]:
-    """Reduce C · diag(d) · Y to (d, A, singular): diag(d) · A has its singular values, A is a graded unit triangle.
+    """Reduce C · diag(d) · Y to (d, Aᵀ, singular): diag(d) · A has its singular values, A is a graded unit triangle.
 
     First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
     right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i.
     """
-    F = graded_qr(F, want_q=False)
+    F = refactor(F, keep_left=False)
     rows = descending(F.d.log2() + log2_abs(np.abs(F.Y).max(axis=2)))
     each = np.arange(len(rows))[:, None]
-    R = np.linalg.qr(F.Y[each, rows].swapaxes(1, 2), mode="raw")[0].swapaxes(1, 2)
-    A, d = unit_triangle(R, F.d.at(each, rows))
-    return d, A, F.singular
+    Rt = F.Y[each, rows]
+    lapack.qr(Rt)
+    At, d = unit_triangle(Rt, F.d.at(each, rows))
+    return d, At, F.singular
 
 
-def _log_values(d: Scales, A: Array) -> Array:
+def _log_values(d: Scales, At: Array) -> Array:
     """Return ln σ(diag(d) · A) [N, n], descending, by windows of rows: those that act on each other, and no wider."""
     ln_s = _log_abs(d)  # already right for a row that no other row acts on
-    layout = _Layout.of(d.log2(), A)
+    layout = _Layout.of(d.log2(), At)
     for window in layout.windows():
         for size in np.unique(window.stop - window.start):  # one LAPACK call for all windows of a size
             same = np.flatnonzero(window.stop - window.start == size)
@@ -203,8 +252,10 @@ def _log_values(d: Scales, A: Array) -> Array:
             rows = window.start[same, None] + np.arange(size)
             base = d.exponent[batch, window.start[same, None]]
             scale = np.ldexp(np.abs(d.mantissa[batch, rows]), np.maximum(d.exponent[batch, rows] - base, -1000))
-            block = scale[:, :, None] * A[batch[:, :, None], rows[:, :, None], rows[:, None, :]]
-            values = np.log(_window_values(block, scale)) + base * LN2
+            blocks = np.empty((len(same), size, size))
+            for g, (b, i) in enumerate(zip(window.batch[same], window.start[same], strict=True)):
+                np.multiply(At[b, i : i + size, i : i + size].T, scale[g, :, None], out=blocks[g])
+            values = np.log(_window_values(blocks, scale)) + base * LN2
             counts = (rows >= window.done[same, None]) & (rows < window.keep[same, None])
             ln_s[np.broadcast_to(batch, rows.shape)[counts], rows[counts]] = values[counts]
     return np.sort(ln_s, axis=1)[:, ::-1]
@@ -238,10 +289,11 @@ class _Layout:
     lowest: Array  # [N, n] log2 of the smallest scale down to row i
 
     @classmethod
-    def of(cls, log2_d: Array, A: Array) -> _Layout:
+    def of(cls, log2_d: Array, At: Array) -> _Layout:
         N, n = log2_d.shape
         index = np.arange(n)
-        cut = np.concatenate([np.ones((N, 1), bool), _reach(A, log2_d) == index], axis=1)  # before row i, or at the end
+        # a cut before row i, or after the last
+        cut = np.concatenate([_first_felt(At, log2_d) >= index, np.ones((N, 1), bool)], axis=1)
         coupled = np.where(cut[:, :-1] & cut[:, 1:], n, index)
         coupled = np.concatenate([coupled, np.full((N, 1), n)], axis=1)
         return cls(
@@ -277,17 +329,19 @@ class _Layout:
         return _Windows(batch, start, stop, done, np.where(stop == live, stop, keep))
 
 
-def _reach(A: Array, log2_d: Array) -> Integers:
-    """For each row i of [N, n], the last row that rows 0 … i act on: i itself where a cut may follow.
+def _first_felt(At: Array, log2_d: Array) -> Integers:
+    """For each row j of [N, n], the first row that acts on any of j … n−1; where it is j itself a cut may go before j.
 
     Dropping A_ij changes ln σ by no more than |A_ij|, and by about A_ij² only where d_j < d_i/2.
     """
-    n = A.shape[-1]
-    apart = log2_d[:, None, :] < log2_d[:, :, None] - 1
-    felt = np.abs(A) > np.where(apart, NEGLIGIBLE**0.5, NEGLIGIBLE)
+    n = At.shape[-1]
+    below = np.full_like(log2_d, -np.inf)  # the largest scale below each row
+    below[:, :-1] = np.maximum.accumulate(log2_d[:, :0:-1], axis=1)[:, ::-1]
+    negligible = np.where(below < log2_d - 1, NEGLIGIBLE**0.5, NEGLIGIBLE)
+    felt = np.abs(At) > negligible[:, None, :]
     felt[:, np.arange(n), np.arange(n)] = True
-    last: Integers = n - 1 - np.argmax(felt[:, :, ::-1], axis=2)
-    return np.maximum.accumulate(last, axis=1)
+    first: Integers = np.argmax(felt, axis=2)
+    return np.minimum.accumulate(first[:, ::-1], axis=1)[:, ::-1]
 
 
 def _window_values(blocks: Array, d: Array) -> Array:

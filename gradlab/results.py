@@ -30,7 +30,8 @@ _JSON = "json:"
 def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a result to a netCDF-4 file: `path` then holds the whole new file, or still what it held before.
 
-    Infinities, NaN, booleans, None, lists and dictionaries in attributes come back from `load` as they were.
+    Infinities, NaN, booleans, None, lists and dictionaries in attributes come back from `load` as they were, but NumPy
+    numbers and arrays inside of lists and dictionaries come back as Python numbers and lists.
     A dataset without a `schema_version` is given the present one.
 
     Args:
@@ -41,7 +42,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        TypeError: `ds` is not an xarray.Dataset.
+        TypeError: `ds` is not an xarray.Dataset, or an attribute holds what JSON cannot.
         ValueError: `ds` declares a schema_version that this gradlab does not know.
         FileNotFoundError: the folder does not exist.
 
@@ -59,9 +60,9 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         raise TypeError(f"ds must be an xarray.Dataset, got {type(ds).__name__}; gl.analyze returns one")
     stored = ds.copy(deep=False).drop_encoding()
     _check_schema(stored.attrs.setdefault("schema_version", SCHEMA_VERSION), "ds")
-    stored.attrs = _encoded(stored.attrs)
-    for variable in stored.variables.values():
-        variable.attrs = _encoded(variable.attrs)
+    stored.attrs = _encoded(stored.attrs, "ds")
+    for name, variable in stored.variables.items():
+        variable.attrs = _encoded(variable.attrs, str(name))
     with replacing(path) as temporary:
         stored.to_netcdf(temporary, engine="h5netcdf")
     return Path(path)
@@ -78,6 +79,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: `path` is a folder.
         ValueError: the file is damaged, is not a gradlab result, or has an unknown schema_version.
 
     Examples:
@@ -86,6 +88,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         ...
         FileNotFoundError: no result at no_such_run.nc; gl.save(ds, path) writes one
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"path must name a file, got the folder {path}; add a file name")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no result at {path}; gl.save(ds, path) writes one")
     try:
@@ -93,21 +97,22 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         ds = xr.load_dataset(path, engine="h5netcdf", decode_timedelta=False)
     except PermissionError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{path} must be a netCDF-4 file written by gl.save, got one that cannot be read ({error});"
             " it is of another kind or was cut short: make it again"
         ) from error
     ds = ds.drop_encoding()
-    ds.attrs = _decoded(ds.attrs)
-    for variable in ds.variables.values():
-        variable.attrs = _decoded(variable.attrs)
     if "schema_version" not in ds.attrs:
         raise ValueError(
             f"{path} must be a gradlab result, got a netCDF file without the attribute schema_version,"
             f" holding {', '.join(map(str, list(ds.variables)[:5])) or 'nothing'}; use xarray.open_dataset"
         )
-    _check_schema(ds.attrs["schema_version"], str(path))
+    # first of all: another schema may encode its attributes in another way
+    _check_schema(_decoded({"schema_version": ds.attrs["schema_version"]}, str(path))["schema_version"], str(path))
+    ds.attrs = _decoded(ds.attrs, str(path))
+    for name, variable in ds.variables.items():
+        variable.attrs = _decoded(variable.attrs, f"{name} in {path}")
     return ds
 
 
@@ -221,33 +226,51 @@ def provenance(seed: int | None = None) -> dict[str, str | int]:
 
 def _check_schema(version: Any, where: str) -> None:
     """Raise ValueError unless `version` is one that this gradlab reads."""
-    if isinstance(version, bool) or version != SCHEMA_VERSION:
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or version != SCHEMA_VERSION:
         raise ValueError(
             f"schema_version of {where} must be {SCHEMA_VERSION}, got {version!r};"
             " use the gradlab that wrote it (attribute gradlab_version), or make the result again"
         )
 
 
-def _encoded(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+def _encoded(attrs: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """Return attributes that netCDF can hold; what it cannot hold becomes JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        raise TypeError(f"got {type(value).__name__}")
+
     encoded: dict[str, Any] = {}
     for name, value in attrs.items():
         if isinstance(value, np.bool_):
             value = bool(value)
         if value is None or isinstance(value, bool | list | tuple | dict):
-            value = _JSON + json.dumps(value, ensure_ascii=False)
+            try:
+                value = _JSON + json.dumps(value, ensure_ascii=False, default=plain)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"attribute {name} of {where} must hold text, numbers, None, lists and dictionaries only: {error};"
+                    " convert it to one of these"
+                ) from error
         elif isinstance(value, str) and value.startswith(_JSON):
             value = _JSON + json.dumps(value, ensure_ascii=False)  # text that only looks encoded
         encoded[str(name)] = value
     return encoded
 
 
-def _decoded(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+def _decoded(attrs: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """Undo `_encoded`, and turn NumPy scalars into Python numbers."""
     decoded: dict[str, Any] = {}
     for name, value in attrs.items():
         if isinstance(value, str) and value.startswith(_JSON):
-            value = json.loads(value[len(_JSON) :])
+            try:
+                value = json.loads(value[len(_JSON) :])
+            except ValueError as error:
+                raise ValueError(
+                    f'attribute {name} of {where} must hold JSON after "{_JSON}", got {value[:60]!r} ({error});'
+                    " the file was changed by another program: make it again"
+                ) from error
         elif isinstance(value, np.generic):
             value = value.item()
         decoded[str(name)] = value

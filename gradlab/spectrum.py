@@ -10,8 +10,8 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import ztrtrs
 from scipy.optimize import minimize, minimize_scalar
-from threadpoolctl import threadpool_limits
 
+from gradlab.blas import one_blas_thread
 from gradlab.validation import Array, square_matrix
 
 EPS = float(np.finfo(np.float64).eps)
@@ -75,7 +75,7 @@ def spectral_radius(W: ArrayLike) -> float:
     return float(np.abs(np.linalg.eigvals(square_matrix("W", W))).max())
 
 
-def recurrent_spectrum(W: ArrayLike) -> RecurrentSpectrum:
+def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpectrum:
     """Return the spectral quantities of a recurrent matrix, non-normality included.
 
     For every k ≥ 0, ρ^k ≤ ‖W^k‖ ≤ 2 w(W)^k, and K(W) ≤ sup_k ‖W^k‖ ≤ e n K(W) with the Kreiss constant
@@ -95,11 +95,13 @@ def recurrent_spectrum(W: ArrayLike) -> RecurrentSpectrum:
       sup_{k<2m} ‖W^k‖ ≤ max(1, ‖W^m‖) sup_{k<m} ‖W^k‖. Without end, as with ρ = 1 and an oblique eigenvector,
       the upper value is ∞; powers that still grow in the end (a Jordan block at ρ = 1) give ∞ for both.
 
-    A radius within n ε‖W‖ of 1 counts as 1. Floating-point powers of a very non-normal W behave like those of
-    a matrix n ε‖W‖ away from it.
+    A radius up to 10 n ε max(1, ‖W‖) above 1 counts as 1, ε being the `precision` in which W was stored: an
+    orthogonal W in float32 has ρ ≈ 1 + 1e-8, and its powers would grow after 1e8 steps. Floating-point powers of a
+    very non-normal W behave like those of a matrix n ε‖W‖ away from it.
 
     Args:
         W: recurrent matrix as it acts, a = W h (the transpose of a Keras `recurrent_kernel`) [n, n].
+        precision: relative rounding of the entries, ``np.finfo(np.float32).eps`` for weights trained in float32.
 
     Returns:
         A `RecurrentSpectrum`.
@@ -121,18 +123,20 @@ def recurrent_spectrum(W: ArrayLike) -> RecurrentSpectrum:
     """
     matrix = square_matrix("W", W)
     n = len(matrix)
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         eigenvalues = np.linalg.eigvals(matrix).astype(np.complex128)
         eigenvalues = eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
         radius = float(np.abs(eigenvalues[0]))
         sigma: Array = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
         triangle = scipy.linalg.schur(matrix, output="complex")[0]
         w_lower, w_upper = _numerical_radius(matrix)
-        if radius > 1 + n * EPS * max(1.0, sigma[0]):
+        rounding = 10 * n * max(precision, EPS)
+        if radius > 1 + rounding * max(1.0, sigma[0]):
             kreiss = peak = peak_upper = float("inf")
         else:
-            kreiss = _kreiss_lower_bound(matrix, triangle, eigenvalues)
-            peak, peak_upper = _transient_peak(matrix)
+            inside = max(1.0, radius)
+            kreiss = _kreiss_lower_bound(matrix / inside, triangle / inside, eigenvalues / inside)
+            peak, peak_upper = _transient_peak(matrix / inside, rounding)
     return RecurrentSpectrum(
         spectral_radius=radius,
         sigma_max=float(sigma[0]),
@@ -224,9 +228,8 @@ def _kreiss_lower_bound(W: Array, triangle: NDArray[Any], eigenvalues: NDArray[A
     return best
 
 
-def _transient_peak(W: Array) -> tuple[float, float]:
+def _transient_peak(W: Array, rounding: float) -> tuple[float, float]:
     """Return (largest ‖W^k‖ found, upper bound of the supremum) over k ≥ 0, for ρ(W) ≤ 1."""
-    n = len(W)
     power, peak = W, 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         for k in range(1, POWERS + 1):
@@ -236,8 +239,8 @@ def _transient_peak(W: Array) -> tuple[float, float]:
             if size > peak:
                 size = float(np.linalg.norm(power, 2))
                 peak = max(peak, size)
-            if size <= 1 + k * n * EPS:  # the k factors each carry a rounding of about n ε
-                return _settled(peak, k * n * EPS)
+            if size <= 1 + k * rounding:  # each of the k factors carries its rounding
+                return _settled(peak, k * rounding)
             if k < POWERS:
                 power = power @ W
         peak_upper, growth = peak, 1.0

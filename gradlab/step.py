@@ -8,7 +8,6 @@ snapshot of the weights in float64, and where each part of the state lies.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,16 @@ import tensorflow as tf
 
 from gradlab import activations
 from gradlab.cells import VanillaRNNCell
-from gradlab.twin import KNOWN_CELLS, StepFunction, as_constant, as_lists, build, function_of
+from gradlab.twin import (
+    KNOWN_CELLS,
+    StepFunction,
+    as_lists,
+    build,
+    check_repeatable,
+    function_of,
+    function_of_callable,
+    weights_of,
+)
 from gradlab.validation import Array, finite, positive_integer
 
 _WHAT_SERVES = (
@@ -64,7 +72,7 @@ class Step:
 
     Attributes:
         function: the step as a `StepFunction`.
-        weights: its weights, a snapshot in float64.
+        weights: its weights, a snapshot in float64; each in its own dtype where `dtype` is another.
         state_size: n, the length of the carried state (LSTM: h and c; a stack: all layers).
         input_size: d, or None for a callable, which says nothing about it.
         parts: where each part of the state lies.
@@ -102,7 +110,11 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
     """Return the step over the full carried state of a cell, a recurrent layer, a stack of cells or a callable.
 
     The weights are copied in float64 at the moment of the call; training the cell afterwards changes nothing here.
-    (A callable, and a cell that is no Keras layer, keeps its own weights: change none while its step is in use.)
+    Python values that a stranger's cell, an activation or a callable reads (numbers, arrays, lists) are read when its
+    graph is traced, and each call of `as_step` looks whether the cell still does what that graph does. TensorFlow
+    variables that an activation or a callable captures, or that a cell other than a Keras layer holds, are not copied:
+    a step reads them anew each time, so change none while it is in use.
+
     A cell without weights is built first, in place, so that it and its step agree. tanh and logistic activations of
     Keras's cells are differentiated from the pre-activation (see `gradlab.activations`).
 
@@ -118,7 +130,8 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
 
     Raises:
         TypeError: something that does not recur.
-        ValueError: an unbuilt cell without `input_size`, weights that are not finite, a state that is not a vector.
+        ValueError: an unbuilt cell without `input_size`, weights that are not finite, a state that is not a vector, a
+            random step (dropout or noise), whose Jacobians would be those of another draw.
 
     Warns:
         UserWarning: no float64 version of the cell could be made; says what is lost.
@@ -138,6 +151,8 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
         raise TypeError(f"cell must be {_WHAT_SERVES}; got the class {cell.__name__}, make an instance of it")
     if isinstance(cell, Step):
         _check_input_size(cell.description, cell.input_size, input_size)
+        if cell.input_size is None and input_size is not None:  # a callable that could not be tried before
+            check_repeatable(cell, cell.state_size, input_size)
         return cell
     if isinstance(cell, keras.layers.Bidirectional):
         raise TypeError(
@@ -152,15 +167,24 @@ def as_step(cell: Any, *, state_size: int | None = None, input_size: int | None 
         layers = any(isinstance(one, keras.layers.RNN) for one in cell)
         if not cell or layers or not all(hasattr(one, "state_size") for one in cell):
             hint = "; pass the cell of each layer, [layer.cell, …]" if layers else ""
-            raise TypeError(f"a list of cells must hold at least one Keras cell and nothing else, got {cell!r}{hint}")
+            raise TypeError(
+                "a list of cells must hold at least one Keras cell and nothing else, got"
+                f" {[type(one).__name__ for one in cell]}{hint}"
+            )
         cell = cell[0] if len(cell) == 1 else keras.layers.StackedRNNCells(list(cell))
     if isinstance(cell, keras.layers.Layer) and not hasattr(cell, "state_size"):
         raise TypeError(f"cell must recur, got the layer {type(cell).__name__}; expected {_WHAT_SERVES}")
     if hasattr(cell, "state_size"):
         return _step_of_cell(cell, input_size)
     if not callable(cell):
-        raise TypeError(f"cell must be {_WHAT_SERVES}; got {cell!r} of type {type(cell).__name__}")
+        raise TypeError(f"cell must be {_WHAT_SERVES}; got {_shown(cell)}")
     return _step_of_callable(cell, state_size, input_size)
+
+
+def _shown(value: Any) -> str:
+    """Return what came, for a message: a word or a number itself, of anything larger the type alone."""
+    value_itself = f"{value!r} of" if value is None or isinstance(value, str | int | float) else "an object of"
+    return f"{value_itself} type {type(value).__name__}"
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -193,7 +217,7 @@ def _step_of_cell(
     _collect_recurrent_matrices(cell, "", matrices)
     return Step(
         function=function,
-        weights=tuple(as_constant(weight, dtype) for weight in cell.weights),
+        weights=weights_of(cell, dtype),
         state_size=int(sum(sizes)),
         input_size=built_for,
         parts=_parts(cell),
@@ -221,7 +245,19 @@ def _initial_state_of(cell: Any) -> Array | None:
     """Return h_0 [n] of a cell that brings its own, as Keras's layers ask for it; None where it is zero."""
     if type(cell) in KNOWN_CELLS or not hasattr(cell, "get_initial_state"):
         return None
-    parts = keras.tree.flatten(cell.get_initial_state(batch_size=1))
+    signature = inspect.signature(cell.get_initial_state)
+    for arguments, named in (((), {"batch_size": 1}), ((1,), {})):
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError:
+            continue
+        parts = keras.tree.flatten(cell.get_initial_state(*arguments, **named))
+        break
+    else:
+        raise TypeError(
+            f"{type(cell).__name__}.get_initial_state must take batch_size, as a Keras RNN passes it, got the signature"
+            f" {signature}; give it that argument, or remove the method to start from zeros"
+        )
     state = np.concatenate([np.asarray(keras.ops.convert_to_numpy(part), np.float64)[0] for part in parts])
     return finite("the initial state that the cell brings", state, ("unit",)) if state.any() else None
 
@@ -252,7 +288,7 @@ def _step_of_plain_cell(cell: Any, input_size: int | None, go_backwards: bool, s
         _, new_states = call(inputs, states)
         return tf.concat(keras.tree.flatten(new_states), axis=-1)
 
-    function, dtype = _probed(step, sum(sizes), input_size)
+    function, dtype = function_of_callable(step, sum(sizes), input_size)
     return Step(
         function=function,
         weights=(),
@@ -275,7 +311,7 @@ def _step_of_callable(step: Callable[..., Any], state_size: int | None, input_si
             "a callable says nothing about its state; pass gl.as_step(step, state_size=n), or an initial_state [B, n]"
         )
     n = positive_integer("state_size", state_size)
-    function, dtype = _probed(step, n, input_size)
+    function, dtype = function_of_callable(step, n, input_size)
     return Step(
         function=function,
         weights=(),
@@ -286,46 +322,6 @@ def _step_of_callable(step: Callable[..., Any], state_size: int | None, input_si
         description=getattr(step, "__name__", type(step).__name__),
         cell=step,
     )
-
-
-def _probed(step: Callable[..., Any], n: int, input_size: int | None) -> tuple[StepFunction, str]:
-    """Return (the callable as a `StepFunction`, its dtype): float64 where it can, float32 with a warning where not."""
-    parameters = inspect.signature(step).parameters.values()
-    if sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) < 2 and not any(
-        p.kind is p.VAR_POSITIONAL for p in parameters
-    ):
-        raise TypeError(f"a callable step takes (state, input), got one with parameters {list(parameters)}")
-
-    def function_in(dtype: str) -> Callable[..., tf.Tensor]:
-        def function(weights: Any, state: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-            new_state = tf.convert_to_tensor(step(tf.cast(state, dtype), tf.cast(inputs, dtype)))
-            if new_state.dtype.name != dtype:
-                raise ValueError(f"it returns {new_state.dtype.name} from {dtype}")
-            return tf.ensure_shape(new_state, [None, n])
-
-        return function
-
-    def trace(function: Callable[..., tf.Tensor]) -> None:
-        specs = tf.TensorSpec([None, n], tf.float64), tf.TensorSpec([None, input_size], tf.float64)
-        tf.function(lambda state, inputs: function((), state, inputs)).get_concrete_function(*specs)
-
-    try:
-        trace(function_in("float64"))
-        return StepFunction(function_in("float64")), "float64"
-    except Exception as error:  # a stranger's function may raise anything
-        try:
-            trace(function_in("float32"))
-        except Exception:
-            raise ValueError(
-                "the callable must map (state [B, n], input [B, d]) to a state [B, n] with TensorFlow operations on"
-                f" float64 tensors, here n = {n} and d = {input_size}; it failed with: {error}"
-            ) from error
-        warnings.warn(
-            f"the callable does not take float64 ({str(error).splitlines()[0]}); it is analysed in float32: states and"
-            " Jacobians carry its rounding, and what underflows there is lost. Make its weights float64",
-            stacklevel=4,
-        )
-        return StepFunction(function_in("float32")), "float32"
 
 
 # --- what is known about a cell --------------------------------------------------------------------------------------

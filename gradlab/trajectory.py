@@ -82,6 +82,11 @@ def rollout(
         >>> rollout(cell, np.zeros((2, 7, 3))).states.shape
         (2, 8, 4)
     """
+    if isinstance(cell, Trajectory):
+        raise TypeError(
+            "cell must be something that recurs, got a Trajectory, which has run already;"
+            " pass traj.step to run its cell over other inputs"
+        )
     x = _checked_inputs(inputs)
     B, T, d = x.shape
     initial = None if initial_state is None else _joined(initial_state)
@@ -142,7 +147,7 @@ def _rollout_graph(step: StepFunction) -> Any:
 
 def _checked_inputs(inputs: ArrayLike) -> Array:
     """Return inputs as finite float64 [B, T, d]."""
-    array = np.asarray(inputs)
+    array = _rectangular("inputs", inputs, "; pad short sequences with zeros and pass mask=")
     if array.dtype.kind in "iub":
         raise TypeError(
             f"inputs must be floating-point features [batch, time, features], got dtype {array.dtype};"
@@ -156,7 +161,23 @@ def _checked_inputs(inputs: ArrayLike) -> Array:
             f"inputs must have at least one sequence, one step and one feature, got shape {array.shape}"
         )
     # a copy: what the caller does to the array later is not part of the run
-    return finite("inputs", real_array("inputs", array).copy(), ("batch", "step", "feature"))
+    array = real_array("inputs", array).copy()
+    good = np.isfinite(array)
+    if not good.all():
+        b, s, i = (int(k) for k in np.unravel_index(int(np.argmin(good)), array.shape))
+        raise ValueError(
+            f"inputs must be finite, got {array[b, s, i]} at batch {b}, step {s + 1} (array index {s}), feature {i}"
+            f" ({int((~good).sum())} of {array.size} entries); remove or rescale it"
+        )
+    return array
+
+
+def _rectangular(name: str, value: Any, hint: str = "") -> NDArray[Any]:
+    """Return `value` as an array, or say that its rows differ in length."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be one array, got parts of different lengths{hint} ({error})") from error
 
 
 def _joined(initial_state: Any) -> Array:
@@ -169,7 +190,7 @@ def _joined(initial_state: Any) -> Array:
                 f"the parts of initial_state must share their batch size, got shapes {[p.shape for p in flat]}"
             )
         return real_array("initial_state", np.concatenate(flat, axis=-1))
-    return real_array("initial_state", initial_state)
+    return real_array("initial_state", _rectangular("initial_state", initial_state))
 
 
 def _checked_initial_state(initial: Array | None, B: int, n: int) -> Array:
@@ -186,7 +207,7 @@ def _checked_initial_state(initial: Array | None, B: int, n: int) -> Array:
 
 def _checked_mask(mask: ArrayLike, B: int, T: int) -> NDArray[np.bool_]:
     """Return the mask as bool [B, T] with at least one step that counts in each sequence."""
-    array = np.asarray(mask)
+    array = _rectangular("mask", mask)
     if array.dtype.kind != "b" and not set(np.unique(array).tolist()) <= {0, 1}:
         raise TypeError(f"mask must be boolean [batch, time], True where a step counts, got dtype {array.dtype}")
     if array.shape != (B, T):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-BT, BTM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch",), ()
+BT, BTM, BM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch", "mode"), ("batch",), ()
 
 # name: (dims, long name, units, formula or meaning)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "log_singular_values": (BTM, "log singular values of the state-to-state Jacobian", "nats", "ln σ_i(∂h_T/∂h_t)"),
     "log_singular_values_error": (BTM, "estimated error of the log singular values", "nats", "|Δ ln σ_i|"),
+    "horizon_float32": (
+        BM, "lag from which on a product formed in float32 has lost the mode", "steps",
+        "min k: |Δ ln σ_i(k')| > 0.1 for all k' ≥ k, P ← P·J_s and SVD in float32; ∞: never in this sequence",
+    ),
+    "horizon_float64": (
+        BM, "lag from which on a product formed in float64 has lost the mode", "steps",
+        "min k: |Δ ln σ_i(k')| > 0.1 for all k' ≥ k, P ← P·J_s and SVD in float64; ∞: never in this sequence",
+    ),
     "log_determinant": (BT, "log determinant of the state-to-state Jacobian", "nats", "Σ_s ln|det J_s|"),
     "log_gradient_norm": (BT, "log norm of the gradient", "nats", "ln‖∂L/∂h_t‖"),
     "log_direct_gradient_norm": (BT, "log norm of its direct part", "nats", "ln‖∂L/∂h_t‖, later states held fixed"),
@@ -16,13 +24,13 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     ),
     "gradient_upper_bound": (BT, "upper end of the sandwich", "nats", "ln σ_1(∂h_T/∂h_t) + ln‖∂L/∂h_T‖"),
     "gradient_lower_bound": (BT, "lower end of the sandwich", "nats", "ln σ_n(∂h_T/∂h_t) + ln‖∂L/∂h_T‖"),
-    "log_step_norm": (BT, "log norm of the step Jacobian", "nats", "ln‖J_t‖; NaN at t = 0, which no step leads to"),
+    "log_step_norm": (BT, "log norm of the step Jacobian", "nats", "ln‖J_t‖; NaN at t = 0 and where masked"),
     "bound_step_norms": (BT, "bound of ln σ_1 by step norms", "nats", "Σ_s ln‖J_s‖"),
     "bound_slopes": (BT, "bound of ln σ_1 by actual slopes", "nats", "Σ_s ln(max_i φ'(a_{s,i}) σ_1(W))"),
     "bound_promise": (BT, "bound of ln σ_1 known beforehand", "nats", "k ln(γ σ_1(W))"),
     "lower_step_norms": (BT, "bound of ln σ_n from below", "nats", "Σ_s ln σ_n(J_s)"),
-    "largest_slope": (BT, "largest slope of a unit", "1", "max_i φ'(a_{t,i}); NaN at t = 0 and where masked"),
-    "mean_slope": (BT, "mean slope of the units", "1", "mean_i φ'(a_{t,i}); NaN at t = 0 and where masked"),
+    "largest_slope": (BT, "largest slope of a unit", "1", "max_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
+    "mean_slope": (BT, "mean slope of the units", "1", "mean_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
     "budget_promise": (BT, "promise", "nats", "k ln(γ σ_1(W))"),
     "budget_saturation": (BT, "saturation", "nats", "Σ_s ln(max_i φ'(a_{s,i})/γ)"),
     "budget_within_step": (BT, "within the step", "nats", "Σ_s ln(‖J_s‖ / (max_i φ'(a_{s,i}) σ_1(W)))"),
@@ -31,8 +39,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "budget_direction": (BT, "direction", "nats", "ln‖Pᵀg_T‖ − ln σ_1(P) − ln‖g_T‖"),
     "budget_other_times": (BT, "losses at other times", "nats", "ln‖∂L/∂h_t‖ − ln‖Pᵀg_T‖"),
     "budget_measured": (BT, "measured", "nats", "ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖"),
-    "lyapunov_exponent": (("batch", "mode"), "Lyapunov exponents over the sequence", "nats/step", "λ_i"),
-    "lyapunov_standard_error": (("batch", "mode"), "standard error of the Lyapunov exponents", "nats/step", "s(λ_i)"),
+    "lyapunov_exponent": (BM, "Lyapunov exponents over the sequence", "nats/step", "λ_i, the first tenth left out"),
+    "lyapunov_standard_error": (BM, "standard error of the Lyapunov exponents", "nats/step", "s(λ_i)"),
     "decay_rate": (B, "fitted rate of the gradient norm over lag", "nats/step", "d ln‖∂L/∂h_t‖/dk; < 0: vanishing"),
     "decay_rate_standard_error": (B, "standard error of the fitted rate", "nats/step", "s(rate)"),
     "decay_half_life": (B, "half-life of the gradient", "steps", "−ln 2 / rate; ∞ where it does not shrink"),
@@ -47,5 +55,5 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "numerical_radius": (SCALAR, "numerical radius of W", "1", "w(W) = max_θ λ_max(Re e^{iθ}W)"),
     "henrici_departure": (SCALAR, "Henrici's departure of W from normality", "1", "√(‖W‖_F² − Σ|λ|²)"),
     "kreiss_lower_bound": (SCALAR, "lower bound of the Kreiss constant of W", "1", "(|z|−1)‖(zI−W)⁻¹‖ for one |z| > 1"),
-    "transient_peak": (SCALAR, "largest norm of a power of W", "1", "sup_k ‖W^k‖"),
+    "transient_peak": (SCALAR, "largest norm of a power of W", "1", "the largest ‖W^k‖ found; ∞ for ρ > 1"),
 }  # fmt: skip

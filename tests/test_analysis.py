@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 
@@ -178,3 +179,27 @@ def test_a_callable_step_and_a_network_without_recurrent_matrix() -> None:
 def test_round_trip_through_a_file(tmp_path) -> None:
     ds = gl.analyze(CELLS["relu"](), inputs())
     xr.testing.assert_identical(gl.load(gl.save(ds, tmp_path / "one.nc")), ds)
+
+
+def test_the_sandwich_is_there_only_where_it_holds() -> None:
+    everywhere = gl.analyze(CELLS["tanh"](), inputs(), lambda h: tf.reduce_sum(h**2, axis=(1, 2)))
+    assert "gradient_upper_bound" not in everywhere
+    at_the_end = gl.analyze(CELLS["tanh"](), inputs(), lambda h: tf.reduce_sum(h[:, -1] ** 2, axis=-1))
+    assert "gradient_upper_bound" in at_the_end
+
+
+def test_the_order_of_reading_and_the_loss_are_on_record() -> None:
+    both = keras.layers.Bidirectional(keras.layers.GRU(N))
+    both.build((None, T, D))
+    assert gl.analyze(both.backward_layer, inputs()).attrs["go_backwards"] is True
+
+    def squared(states: tf.Tensor, axis: int) -> tf.Tensor:
+        return tf.reduce_sum(states[:, -1] ** 2, axis=axis)
+
+    ds = gl.analyze(both.forward_layer, inputs(), functools.partial(squared, axis=-1))
+    assert (ds.attrs["go_backwards"], ds.attrs["loss"]) == (False, "partial")
+
+
+def test_float32_rounding_of_an_orthogonal_matrix_is_no_growth() -> None:
+    ds = gl.analyze(gl.VanillaRNNCell(16, "linear", seed=0), inputs())
+    assert float(ds["transient_peak"]) == 1.0

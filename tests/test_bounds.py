@@ -149,14 +149,16 @@ def test_scale_only_adds_to_the_logarithms(net, scale):
 def test_zero_jacobians_give_minus_infinity_without_a_warning(recwarn):
     J = np.ones((2, 4, 3, 3))
     J[:, 1] = 0
-    links = chain(J, recurrent_matrix=np.zeros((3, 3)), slopes=np.zeros((2, 4, 3)), slope_supremum=1.0)
-    assert np.isneginf(links.step_norms[:, :2]).all()
-    np.testing.assert_allclose(links.step_norms[:, 2:], [np.log(3) * np.array([2, 1])] * 2, rtol=60 * EPS)
-    assert np.isneginf(links.slopes).all()
-    assert np.isneginf(links.promise).all()
+    links = chain(J, recurrent_matrix=np.ones((3, 3)), slopes=J[..., 0], slope_supremum=1.0)
+    for link in (links.step_norms, links.slopes):
+        assert np.isneginf(link[:, :2]).all()
+        np.testing.assert_allclose(link[:, 2:], [np.log(3) * np.array([2, 1])] * 2, rtol=60 * EPS)
+    nothing = chain(0 * J, recurrent_matrix=np.zeros((3, 3)), slopes=J[..., 0], slope_supremum=1.0)
+    assert np.isneginf(nothing.slopes).all()
+    assert np.isneginf(nothing.promise).all()
     assert np.isneginf(lower_end(J).step_values[:, :2]).all()
     assert np.isneginf(log_determinant(J)[:, :2]).all()
-    ended = chain(J, recurrent_matrix=np.zeros((3, 3)), slope_supremum=1.0, mask=[[True] * 3 + [False]] * 2)
+    ended = chain(0 * J, recurrent_matrix=np.zeros((3, 3)), slope_supremum=1.0, mask=[[True] * 3 + [False]] * 2)
     assert ended.promise[:, 3].tolist() == [0, 0]  # no step is left: the empty product
     assert not recwarn.list
 
@@ -371,3 +373,18 @@ def test_what_does_not_fit_is_named(net):
         gradient_sandwich(np.full((3, 4), np.nan), 0.0)
     with pytest.raises(ValueError, match="greater than 1, got 1"):
         latching_threshold([2.0, 1.0])
+
+
+def test_a_matrix_that_is_not_the_one_of_j_is_refused():
+    J = np.repeat(2 * np.eye(2)[None], 3, axis=0)
+    with pytest.raises(ValueError, match=r"do not belong to J: at batch 0, step 1"):
+        chain(J, recurrent_matrix=np.eye(2), slopes=np.ones((3, 2)), slope_supremum=1.0)
+    with pytest.raises(ValueError, match="do not belong to J"):
+        chain(J, recurrent_matrix=np.eye(2), slope_supremum=1.0)
+
+
+def test_determinants_do_not_feel_the_scale_of_a_row():
+    J = np.random.default_rng(0).standard_normal((1, 4, 4, 4))
+    shift = 4 * -1000 * np.log(2) * np.arange(4, 0, -1)
+    # entries near 2^-1000 are normal numbers: scaling back by a power of two is exact
+    np.testing.assert_allclose(log_determinant(np.ldexp(J, -1000)), log_determinant(J) + shift, rtol=20 * EPS)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradlab import activations
 from gradlab.cells import RecurrentInitializer, VanillaRNNCell
+from gradlab.jacobian import step_jacobians
 from gradlab.trajectory import rollout
 
 
@@ -126,6 +127,17 @@ def test_initial_state_and_sizes():
     assert state.dtype == tf.float32
     assert not state.numpy().any()
     assert cell.state_size == cell.output_size == 4
+
+
+def test_an_initial_state_needs_a_batch_size():
+    with pytest.raises(ValueError, match=r"needs the number of sequences, got None; pass batch_size=B"):
+        VanillaRNNCell(4).get_initial_state()
+
+
+def test_an_initializer_refuses_a_bad_seed():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -2"):
+        RecurrentInitializer(seed=-2)
+    assert RecurrentInitializer(seed=np.int64(3)).get_config()["seed"] == 3
 
 
 def test_mixed_precision_computes_in_half_and_keeps_full_weights():
@@ -256,6 +268,34 @@ def test_values_and_slopes_are_those_of_keras_where_it_is_accurate(name):
     assert activations.accurate(theirs) is ours
 
 
+ALIASES = {
+    "tanh": [tf.tanh, tf.nn.tanh, tf.math.tanh, keras.ops.tanh],
+    "sigmoid": [tf.sigmoid, tf.nn.sigmoid, tf.math.sigmoid, keras.ops.sigmoid],
+    "relu": [tf.nn.relu, keras.ops.relu],
+    "linear": [tf.identity],
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_an_activation_is_known_under_every_name(name):
+    for one in (*ALIASES[name], keras.layers.Activation(name), keras.layers.Activation(ALIASES[name][0])):
+        assert activations.name_of(one) == name
+        assert activations.accurate(one) is activations.BY_NAME[name]
+        assert VanillaRNNCell(2, one).get_config()["activation"] == name
+    assert activations.name_of(keras.layers.Activation("softplus")) is None
+
+
+@pytest.mark.parametrize("activation", [tf.tanh, tf.nn.tanh, keras.ops.tanh, keras.layers.Activation("tanh"), "tanh"])
+@pytest.mark.parametrize("kind", [VanillaRNNCell, keras.layers.SimpleRNNCell])
+def test_a_saturated_unit_has_a_jacobian_under_every_name_of_its_activation(kind, activation):
+    cell = kind(2, activation=activation, dtype="float64")
+    cell.build((None, 1))
+    cell.set_weights([np.array([[30.0, 40.0]]), np.eye(2), np.zeros(2)])
+    J = step_jacobians(rollout(cell, np.ones((1, 1, 1))), method="autodiff")
+    exact = [float(mpmath.sech(a) ** 2) for a in (30, 40)]
+    assert np.allclose(np.diagonal(J[0, 0]), exact, rtol=10 * EPS, atol=0.0)
+
+
 def test_unknown_activations_pass_through():
     assert activations.accurate(softened) is softened
     assert activations.name_of(softened) is None
@@ -278,6 +318,11 @@ def test_unknown_activations_pass_through():
         ({"recurrent_gain": 1.0, "spectral_radius": 0.9}, ValueError, "both set the size of W; give one of them"),
         ({"recurrent_gain": 0.0}, ValueError, "recurrent_gain must be a positive finite number, got 0.0"),
         ({"recurrent_gain": -1}, ValueError, "recurrent_gain must be a positive finite number, got -1"),
+        ({"recurrent_gain": True}, ValueError, "recurrent_gain must be a positive finite number, got True"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": "a"}, TypeError, "seed must be an integer or None, got 'a' of type str"),
+        ({"seed": 2.0}, TypeError, "seed must be an integer or None, got 2.0 of type float"),
+        ({"seed": True}, TypeError, "seed must be an integer or None, got True of type bool"),
         ({"recurrent_gain": "big"}, ValueError, "recurrent_gain must be a positive finite number, got 'big'"),
         ({"spectral_radius": np.nan}, ValueError, "spectral_radius must be a positive finite number, got nan"),
         ({"spectral_radius": np.inf}, ValueError, "spectral_radius must be a positive finite number, got inf"),

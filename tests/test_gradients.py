@@ -319,3 +319,11 @@ def test_a_cell_and_its_trajectory_give_the_same():
     a = state_gradients(cell, inputs, several, initial_state=np.ones(3), mask=MASK)
     b = state_gradients(rollout(cell, inputs, np.ones(3), MASK), None, several)
     assert np.array_equal(a.total, b.total)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e307])
+def test_the_scale_of_the_loss_shifts_the_logarithms(size):
+    cell, x = VanillaRNNCell(4, seed=0), np.random.default_rng(0).standard_normal((2, 30, 2))
+    plain, scaled = (state_gradients(cell, x, lambda h, c=c: c * h[:, -1, 0]) for c in (1.0, size))
+    # the same mantissas but for one rounding by `size` a step; the logarithm itself is right to an ulp of 700
+    np.testing.assert_allclose(scaled.log_total_norm, plain.log_total_norm + np.log(size), rtol=0, atol=31 * 700 * EPS)

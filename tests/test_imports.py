@@ -17,7 +17,8 @@ SOURCE = Path(gradlab.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.glob("*.py")}
 
 HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
-CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]  # and all that they import
+CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
+CORE += ["horizon", "attractor", "streaming"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks"]
 
 

@@ -29,6 +29,11 @@ scales = st.sampled_from([0.1, 0.5, 1.0, 1.5])
 ELEMENTWISE = ["vanilla tanh", "vanilla sigmoid", "vanilla linear", "vanilla relu", "vanilla callable", "simple"]
 
 
+def autodiff(traj):
+    """Return the step Jacobians by the general route, whether or not there is a formula for the cell."""
+    return step_jacobians(traj, method="autodiff")
+
+
 def differences(traj):
     """Return (J by central differences of the eager step [B, T, n, n], error bound [B, T, 1, 1])."""
     B, T, d = traj.inputs.shape
@@ -51,38 +56,37 @@ def test_step_jacobians_are_the_derivative_of_the_eager_step(name, seed, scale, 
         U, W, b = (w.numpy() for w in traj.step.weights)
         distance = np.abs(traj.states[:, :-1] @ W + traj.inputs @ U + b).min()
         assume(distance > SPACING * np.abs(W).max())  # no kink within reach of the differences
-    J = step_jacobians(traj)
-    assert J.dtype == np.float64
     expected, error = differences(traj)
-    assert error.max() < 1e-5 * max(1.0, np.abs(J).max())  # or there would be no test
     if masked:
-        assert np.array_equal(J[~MASK], np.broadcast_to(np.eye(traj.step.state_size), J[~MASK].shape))
         expected[~MASK] = np.eye(traj.step.state_size)
-    assert (np.abs(J - expected) <= error).all()
+    for J in (autodiff(traj), step_jacobians(traj)):
+        assert J.dtype == np.float64
+        assert error.max() < 1e-5 * max(1.0, np.abs(J).max())  # or there would be no test
+        assert (np.abs(J - expected) <= error).all()
+        assert not masked or np.array_equal(J[~MASK], expected[~MASK])
 
 
 @pytest.mark.parametrize("name", ["vanilla tanh", "gru", "stack"])
 @pytest.mark.parametrize("rows", [0.5, 4.0, 9.9])
 def test_chunks_give_the_same_numbers(monkeypatch, name, rows):
     traj = random_trajectory(name, seed=1)
-    whole = step_jacobians(traj)
+    whole = autodiff(traj)
     monkeypatch.setattr(jacobian, "_CHUNK_ENTRIES", int(rows * traj.step.state_size**2))
-    assert np.abs(step_jacobians(traj) - whole).max() <= 2 * jacobian_rounding(traj)
+    assert np.abs(autodiff(traj) - whole).max() <= 2 * jacobian_rounding(traj)
 
 
 @pytest.mark.parametrize("name", ["vanilla tanh", "lstm"])
 def test_xla_gives_the_same_numbers(name):
     traj = random_trajectory(name, seed=2, mask=MASK)
     compiled = step_jacobians(traj, jit_compile=True)
-    assert np.abs(compiled - step_jacobians(traj)).max() <= 2 * jacobian_rounding(traj)
+    assert np.abs(compiled - autodiff(traj)).max() <= 2 * jacobian_rounding(traj)
 
 
 @pytest.mark.parametrize("name", ["lstm", "plain"])
 def test_sequences_of_a_batch_do_not_touch_each_other(name):
     traj = random_trajectory(name, seed=3)
     alone = rollout(traj.step, traj.inputs[1:], traj.states[1:, 0])
-    rounding = 2 * jacobian_rounding(traj)
-    assert np.abs(step_jacobians(traj)[1:] - step_jacobians(alone)).max() <= rounding
+    assert np.abs(autodiff(traj)[1:] - autodiff(alone)).max() <= 2 * jacobian_rounding(traj)
 
 
 def test_a_float32_cell_is_differentiated_in_float64():
@@ -92,6 +96,7 @@ def test_a_float32_cell_is_differentiated_in_float64():
     twin.set_weights([w.astype(np.float64) for w in cell.get_weights()])
     inputs = np.random.default_rng(0).standard_normal((1, 3, FEATURES))
     ours, theirs = (rollout(one, inputs) for one in (cell, twin))
+    assert np.array_equal(autodiff(ours), autodiff(theirs))
     assert np.array_equal(step_jacobians(ours), step_jacobians(theirs))
 
 
@@ -122,11 +127,12 @@ def test_slopes_of_saturated_units_are_accurate(cell, slope):
     W = np.array([[1.0, 0.0, 0.0, 0.5], [0.5, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0], [0.0, 0.25, 0.0, -1.0]])
     a = np.array([19.5, -40.0, 120.0, 300.0])
     cell.set_weights([a[None], W.T, np.zeros(4)])
-    J = step_jacobians(rollout(cell, np.ones((1, 1, 1))))[0, 0]
+    traj = rollout(cell, np.ones((1, 1, 1)))
     expected = slope(a)[:, None] * W
-    # exp to 2 eps in either formula, and six more roundings
-    assert np.all(np.abs(J - expected) <= 8 * EPS * np.abs(expected))
-    assert np.all((J != 0.0) == (W != 0.0))
+    for J in (autodiff(traj)[0, 0], step_jacobians(traj)[0, 0]):
+        # exp to 2 eps in either formula, and six more roundings
+        assert np.all(np.abs(J - expected) <= 8 * EPS * np.abs(expected))
+        assert np.all((J != 0.0) == (W != 0.0))
 
 
 def lstm_exactly(h, c, x, U, W, b):
@@ -150,7 +156,6 @@ def test_saturated_gates_are_accurate():
     cell.build((None, 1))
     cell.set_weights([np.array([U]), np.array([W]), np.array(b)])
     traj = rollout(cell, np.ones((1, 1, 1)), initial_state=[0.5, 24.0])
-    ours = step_jacobians(traj)[0, 0]
     with mpmath.workdps(60):
 
         def part(index):
@@ -160,19 +165,21 @@ def test_saturated_gates_are_accurate():
         exact = [[float(mpmath.diff(part(i), at, order)) for order in ((1, 0), (0, 1))] for i in (0, 1)]
     # pre-activations are sums of at most three numbers under 41, and each slope e^{−|a|} repeats their absolute error:
     # 3·41 eps; c is known to 24·4 eps and enters sech²(c) twice over; ∂c/∂h adds two gates of unlike sign
-    assert np.allclose(ours, exact, rtol=4 * (3 * 41 + 2 * 24 * 4) * EPS, atol=0.0)
-    assert abs(ours[0, 1]) < 1e-30  # the slope of tanh(c), and it is not 0
+    for J in (autodiff(traj)[0, 0], step_jacobians(traj)[0, 0]):
+        assert np.allclose(J, exact, rtol=4 * (3 * 41 + 2 * 24 * 4) * EPS, atol=0.0)
+        assert abs(J[0, 1]) < 1e-30  # the slope of tanh(c), and it is not 0
 
     U, W = [0.0] * 3, [0.5, 0.25, 1.0]
     b, b_recurrent = [-45.0, 0.5, 20.0], [0.0, 0.0, 1.0]
     cell = keras.layers.GRUCell(1, dtype="float64")
     cell.build((None, 1))
     cell.set_weights([np.array([U]), np.array([W]), np.array([b, b_recurrent])])
-    ours = step_jacobians(rollout(cell, np.ones((1, 1, 1)), initial_state=[0.5]))[0, 0, 0, 0]
+    traj = rollout(cell, np.ones((1, 1, 1)), initial_state=[0.5])
     with mpmath.workdps(60):
         exact = float(mpmath.diff(lambda h: gru_exactly(h, x, U, W, b, b_recurrent), mpmath.mpf(0.5)))
     # z, z' (h − h̃) and sech²: sums of positive and negative terms of like size, each good to 4·46 eps
-    assert np.isclose(ours, exact, rtol=4 * 4 * 46 * EPS, atol=0.0)
+    for J in (autodiff(traj), step_jacobians(traj)):
+        assert np.isclose(J[0, 0, 0, 0], exact, rtol=4 * 4 * 46 * EPS, atol=0.0)
 
 
 # --- slopes ----------------------------------------------------------------------------------------------------------
@@ -217,7 +224,7 @@ def test_a_kink_is_no_mixing():
         cell.build((None, 4))
         cell.set_weights([rng.integers(-3, 4, shape) / 10 for shape in ((4, 4), (4, 4), 4)])
         traj = rollout(cell, rng.integers(-3, 4, (2, 5, 4)) / 10)
-        J, slopes = step_jacobians(traj), activation_slopes(traj)
+        J, slopes = autodiff(traj), activation_slopes(traj)
         disagreements += not np.allclose(J, slopes[..., None] * cell.recurrent_matrix)
         check_elementwise(traj, J, slopes)
     assert disagreements > 0  # or there was no kink to speak of

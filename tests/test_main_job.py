@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import gradlab as gl
 
@@ -73,3 +76,117 @@ def test_a_bad_argument_is_explained(tmp_path: Path) -> None:
         assert done.returncode != 0
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+    """Return the job and its report, imported."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return importlib.import_module("decay_vs_spectrum"), importlib.import_module("decay_vs_spectrum_report")
+
+
+def collected(cells: str, stages: tuple[str, ...] = ("initial", "trained")) -> xr.Dataset:
+    """Return what `collect` would make of runs of these cells ("tg": tanh and GRU)."""
+    names = [{"t": "tanh", "g": "gru"}[c] for c in cells]
+    shape = (len(names), len(stages))
+    rate = -0.1 - 0.02 * np.arange(np.prod(shape), dtype=float).reshape(shape)
+    gated = np.array([name == "gru" for name in names])[:, None]
+    columns = {"rate": rate, "lyapunov": rate + 0.01, "log_step_norm": rate + 0.3}
+    columns |= {name: np.where(gated, np.nan, rate + 0.5) for name in ("log_spectral_radius", "log_promise")}
+    columns |= {"mean_field_rate": columns["log_promise"], "bound_crossings": np.zeros(shape)}
+    ds = xr.Dataset({name: (("run", "stage"), values) for name, values in columns.items()}, {"stage": list(stages)})
+    ds["decay_curve"] = (("run", "stage", "lag"), rate[:, :, None] * np.arange(4))
+    ds = ds.assign_coords(cell=("run", names), gain=("run", np.ones(len(names))), lag=np.arange(4))
+    return ds.assign_attrs(data="noise", units=4)
+
+
+def test_one_network_is_too_few_for_an_interval_and_is_reported_all_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    done = run(out, *["--quick", "--data", "noise", "--cells", "gru", "--gains", "1", "--seeds", "1", "--units", "4"])
+    assert done.returncode == 0, done.stderr
+    for suffix in ("nc", "csv", "tex", "pdf", "png", "json"):
+        assert (out / f"decay_vs_spectrum.{suffix}").stat().st_size > 0
+    (sentence,) = json.loads((out / "decay_vs_spectrum.json").read_text())["sentences"]
+    assert sentence.startswith("Too few networks for an interval: got 1, and it takes 3")
+    assert "The chain of upper bounds is never crossed" in sentence
+
+
+def test_the_report_of_few_networks(modules: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
+    _, report = modules
+    few, enough = report.summarise(collected("tg")), report.summarise(collected("ggg"))
+    assert len(few) == 0
+    assert list(few.columns) == list(enough.columns)
+    report.draw_overview(collected("tg"), few, tmp_path / "overview")
+    assert (tmp_path / "overview.png").stat().st_size > 0
+
+
+def test_crossings_are_spoken_of_for_gated_cells_too(modules: tuple[ModuleType, ModuleType]) -> None:
+    _, report = modules
+    for cells, bound in (("gggg", "⟨ln‖J‖⟩"), ("tttg", "ln γσ₁(W)"), ("g", "chain of upper bounds")):
+        ds = collected(cells)
+        (said,) = [text for text in report.sentences(ds, report.summarise(ds)) if "crossed" in text]
+        assert f"{bound} is never crossed" in said
+        ds["bound_crossings"][0, 0] = 2
+        assert any(f"{bound} IS CROSSED 2 TIMES" in text for text in report.sentences(ds, report.summarise(ds)))
+
+
+def test_left_out_counts_networks_with_a_predictor_that_lack_a_stage(modules: tuple[ModuleType, ModuleType]) -> None:
+    _, report = modules
+    ds = collected("tttttgg")
+    ds["log_promise"][0, 1] = -np.inf
+    ds["rate"][1, 0] = np.nan
+    summary = report.summarise(ds).set_index(["predictor", "stage"])["left out"]
+    assert summary["ln γσ₁(W)"].to_dict() == {"initial": 1, "trained": 1, "both": 2}  # not the two GRUs
+    assert summary["λ₁"].to_dict() == {"initial": 1, "trained": 0, "both": 1}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "why"),
+    [
+        ({}, {}, None),
+        ({"commit": "b"}, {}, "by commit b, not a,"),
+        ({"gradlab_version": "0"}, {}, "by gradlab 0, not "),
+        ({"dirty": True}, {}, "with uncommitted changes"),
+        ({"dirty": True}, {"dirty": True}, None),
+        ({}, {"dirty": True}, None),
+        ({"commit": "b"}, {"dirty": True}, "by commit b, not a,"),
+        ({"commit": "unknown", "dirty": "unknown"}, {"commit": "unknown", "dirty": "unknown"}, None),
+        ({"commit": "unknown", "dirty": "unknown"}, {}, "by commit unknown, not a,"),
+        ({}, {"commit": "unknown", "dirty": "unknown"}, "by commit a, not unknown,"),
+    ],
+)
+def test_resume_keeps_what_the_present_code_made(
+    modules: tuple[ModuleType, ModuleType],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    then: dict[str, object],
+    now: dict[str, object],
+    why: str | None,
+) -> None:
+    job, _ = modules
+    clean = {"gradlab_version": gl.__version__, "commit": "a", "dirty": False}
+    path = gl.save(xr.Dataset(attrs=clean | then), tmp_path / "run.nc")
+    assert job.finished(path, clean | now) == (why is None)
+    said = capsys.readouterr().err
+    assert (why is None and said == "") or f"was made {why}" in said
+    assert not job.finished(tmp_path / "absent.nc", clean)
+
+
+def test_resume_warns_of_a_dirty_tree(
+    modules: tuple[ModuleType, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job, _ = modules
+
+    def stop(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "finished", stop)
+    monkeypatch.setattr(sys, "argv", ["job", "--quick", "--resume", "--data", "noise", "--out", str(tmp_path)])
+    for dirty in (True, False):
+        monkeypatch.setattr(job, "provenance", lambda dirty=dirty: {"dirty": dirty})
+        with pytest.raises(KeyboardInterrupt):
+            job.main()
+        assert ("the tree is dirty" in capsys.readouterr().err) is dirty

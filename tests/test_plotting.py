@@ -97,7 +97,10 @@ def test_a_figure_draws_on_the_axes_given_in_the_caller_s_style(vanilla, figure)
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_nothing_sticks_out_of_the_figure(ds, figure):
-    ax = figure(ds)
+    assert_inside(figure(ds))
+
+
+def assert_inside(ax):
     ax.figure.draw_without_rendering()
     width, height = ax.figure.bbox.size
     for artist in (ax.get_legend(), ax.xaxis.label, ax.yaxis.label):
@@ -166,6 +169,113 @@ def test_sequences_are_compared_at_equal_lag():
     np.testing.assert_array_equal(line(plotting.decay(ds.isel(batch=1)), "gradient")[1], [0.0, -2.0, -4.0])
 
 
+def test_of_steps_at_the_same_lag_the_earliest_counts():
+    # a gap of two steps in the mask, and a loss that reads the states inside it: ∂L/∂h_t grows towards the earlier t
+    lag = np.array([[2, 1, 1, 1, 0]])
+    values = np.array([[-7.0, -4.0, -5.0, -6.0, 0.0]])
+    modes = np.stack([values, values - 1.0], axis=-1)
+    ds = xr.Dataset(
+        {
+            "log_gradient_norm": (("batch", "time"), values),
+            "log_singular_values": (("batch", "time", "mode"), modes),
+            **{f"budget_{name}": (("batch", "time"), values) for name in ("step_norms", "measured")},
+            **{f"budget_{name}": (("batch", "time"), 0.0 * values) for name in ("between_steps", "direction")},
+        },
+        coords={"lag": (("batch", "time"), lag)},
+    )
+    np.testing.assert_array_equal(line(plotting.decay(ds), "gradient")[1], [0.0, -4.0, -7.0])
+    (lines,) = [c for c in plotting.fan(ds).collections if isinstance(c, LineCollection)]
+    np.testing.assert_array_equal(lines.get_paths()[0].vertices[:, 1], [0.0, -4.0, -7.0])
+    np.testing.assert_array_equal(plotting.budget(ds, per_step=False).lines[1].get_ydata(), [0.0, -4.0, -7.0])
+
+
+@pytest.mark.parametrize("figure", [*FIGURES, plotting.horizon])
+def test_several_networks_are_refused_and_one_of_them_is_drawn(vanilla, figure):
+    for name in ("horizon_float32", "horizon_float64"):
+        vanilla = vanilla.assign({name: xr.full_like(vanilla.lyapunov_exponent, np.inf)})
+    stages = xr.concat([vanilla, vanilla], xr.Variable("stage", ["initial", "trained"])).assign(loss=("epoch", [0.5]))
+    match = rf"{figure.__name__} draws .* has the extra dim 'stage' \(initial, trained\); .* ds.sel\(stage='trained'\)"
+    with pytest.raises(ValueError, match=match):
+        figure(stages)
+    with pytest.raises(ValueError, match=r"'stage' \(2 of them\); choose one: ds.isel\(stage=0\)"):
+        figure(stages.drop_vars("stage"))
+    assert plt.get_fignums() == []
+    assert legend(figure(stages.sel(stage="trained"))) == legend(figure(vanilla))
+
+
+def test_a_rate_of_rounding_size_is_called_so():
+    rng = np.random.default_rng(0)
+    noise = 1e-15 * rng.standard_normal((3, 9))
+    ds = xr.Dataset(
+        {
+            "log_gradient_norm": (("batch", "time"), noise),
+            "bound_promise": (("batch", "time"), noise),
+            "decay_rate": ("batch", [-1.2e-17, 3e-18, -2e-17]),
+            "decay_half_life": ("batch", [5e16, np.inf, 3e16]),
+        },
+        coords={"lag": (("batch", "time"), np.tile(np.arange(9)[::-1], (3, 1)))},
+    )
+    ax = plotting.decay(ds)
+    assert "fit: 0 within rounding" in legend(ax)
+    assert "promise $\\gamma\\sigma_1(W)$: 0" in legend(ax)
+    assert np.diff(ax.get_ylim())[0] == pytest.approx(1e-6)
+    assert_inside(plotting.decay(ds.assign(log_singular_values=(("batch", "time", "mode"), np.stack([noise] * 2, -1)))))
+    terms = {"step_norms": noise, "between_steps": noise, "direction": noise, "measured": noise}
+    ax = plotting.budget(ds.assign({f"budget_{name}": (("batch", "time"), term) for name, term in terms.items()}))
+    assert legend(ax) == ["step norms: 0", "measured: 0"]
+    assert np.diff(ax.get_ylim())[0] >= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (-0.11, 0.0071, "−0.1100 ± 0.0071"),
+        (-0.105360516, 1.3e-17, "−0.105361 ± 1e−17"),
+        (-1e-17, 0.01, "−0.000 ± 0.010"),
+        (-1e-17, np.nan, "0 within rounding"),
+        (-0.5, np.nan, "−0.5"),
+    ],
+)
+def test_a_rate_has_a_sensible_number_of_digits(value, error, text):
+    assert plotting._with_error(value, error) == text
+
+
+def test_sigma_bounds_only_a_part_unless_the_loss_is_at_the_end(vanilla):
+    at_end, elsewhere = vanilla, vanilla.drop_vars(["gradient_upper_bound", "gradient_lower_bound"])
+    note = "$\\sigma$: of the part\nfrom $h_T$ alone"
+    assert not any(note in text for text in legend(plotting.decay(at_end)))
+    assert sum(note in text for text in legend(plotting.decay(elsewhere))) == 1
+    no_spectrum = elsewhere.drop_vars("log_singular_values")
+    assert not any(note in text for text in legend(plotting.decay(no_spectrum)))
+
+
+def test_the_budget_of_a_single_lag_is_a_bar():
+    ax = plotting.budget(synthetic.dataset(steps=1))
+    bands = [c for c in ax.collections if isinstance(c, PolyCollection)]
+    assert bands
+    for band in bands:
+        corners = band.get_paths()[0].vertices
+        assert np.ptp(corners[:, 0]) == pytest.approx(0.6)
+        assert corners[:, 0].mean() == pytest.approx(1.0, abs=0.1)
+    low, high = ax.get_xlim()
+    assert low < 0.7
+    assert high > 1.3
+    assert ax.get_xticks().tolist() == [1]
+    assert "nats per step at lag 1" in ax.get_legend().get_title().get_text()
+
+
+@pytest.mark.parametrize("figure", [plotting.budget, plotting.decay])
+def test_a_legend_is_not_cut_off_in_small_axes(vanilla, figure):
+    fig, axes = plt.subplots(2, 2)
+    for column in (0, 1):
+        ax = figure(vanilla, ax=axes[1, column])
+        end = axes[1, 1].get_window_extent().x0 if column == 0 else fig.bbox.x1
+        assert ax.get_legend().get_window_extent().x1 <= end
+    fig, ax = plt.subplots(figsize=(9, 4))
+    wide = figure(vanilla, ax=ax).get_legend().get_window_extent()
+    assert wide.width > wide.height  # there is room for two columns
+
+
 def test_fan_draws_every_mode_and_counts_the_dead():
     ds = synthetic.dataset(dead=3)
     ax = plotting.fan(ds)
@@ -184,6 +294,9 @@ def test_fan_draws_every_mode_and_counts_the_dead():
     assert not any(text.startswith("medians") for text in legend(one))
     with pytest.raises(IndexError, match="batch must be below 5, got 5"):
         plotting.fan(ds, batch=5)
+    for wrong in ("a", 1.0, True):
+        with pytest.raises(TypeError, match=rf"batch must be an integer or None, got {wrong!r}"):
+            plotting.fan(ds, batch=wrong)
     # without a loss there is no gradient, and the fan is drawn all the same
     assert "gradient" not in legend(plotting.fan(ds.drop_vars("log_gradient_norm")))
 

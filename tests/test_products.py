@@ -4,7 +4,7 @@ import cases
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -109,10 +109,10 @@ def test_repeated_values_with_gaps_need_jacobi(monkeypatch: pytest.MonkeyPatch) 
     jacobi = products._jacobi_values
     monkeypatch.setattr(products, "_jacobi_values", lambda A: steps.append(1) or jacobi(A))
     sizes, T = np.array([1.0, 1e-1, 1e-2, 1e-3]), 30
-    W = np.kron(np.diag(sizes), cases.random_orthogonal(4, np.random.default_rng(0)))
-    ln_s = log_singular_values(np.repeat(W[None], T, axis=0))
+    ln_s = log_singular_values(cases.symmetric(np.repeat(sizes, 4), T, 0))
     expected = np.arange(T, 0, -1)[:, None] * np.repeat(np.log(sizes), 4)
-    assert distance(ln_s, expected) < T * 1e-14  # the rounding of the orthogonal block, once per step
+    # rounding W to float64 moves it by up to 16·2^-53, and the smallest ln|λ| by 1e3 times that, once per step
+    assert distance(ln_s, expected) < T * 16 * 2.0**-53 * 1e3
     assert steps
 
 
@@ -214,7 +214,10 @@ checked = settings(deadline=None, max_examples=40)
 @given(stacks())
 def test_reversal_with_transposition(J: Array) -> None:
     backward = J[::-1].swapaxes(1, 2)
-    assert distance(log_singular_values(J)[0], log_singular_values(backward)[0]) < INVARIANCE
+    # transposed, the slopes grade the columns, and a row-scaled step is only as well conditioned as this
+    condition = max(np.linalg.cond(one / np.abs(one).max(axis=1, keepdims=True)) for one in backward)
+    assume(condition < 1e6)
+    assert distance(log_singular_values(J)[0], log_singular_values(backward)[0]) < INVARIANCE * condition
 
 
 @checked
@@ -263,7 +266,8 @@ def test_descending_with_a_small_error_estimate(J: Array) -> None:
 
 
 def test_error_estimate_sees_ill_conditioning() -> None:
-    J = cases.jordan(0.95, 10, 200)
+    turn = cases.random_orthogonal(10, np.random.default_rng(0))  # a triangle as it stands is no difficulty for LU
+    J = turn @ cases.jordan(0.95, 10, 200) @ turn.T
     ln_s, error = log_singular_values(J, return_error=True)
     true = np.abs(ln_s[0] - reference.exact_log_singular_values(J, 4000))
     assert error[0].max() > 1e-9 > 1e2 * log_singular_values(cases.leaky_net(10, 50, 0), return_error=True)[1].max()
@@ -299,6 +303,39 @@ def test_input_is_left_alone() -> None:
     log_singular_values(J, return_error=True)
 
 
+@pytest.mark.parametrize("times", [[0], [5, 2, 5], np.array([11]), range(12), [11, 0]])
+def test_times_are_rows_of_the_whole(times: list[int]) -> None:
+    J = np.stack([cases.tanh_net(6, 12, 2.0, seed) for seed in range(3)])
+    everything, error = log_singular_values(J, return_error=True)
+    ln_s, its_error = log_singular_values(J, times=times, return_error=True)
+    # the sweep is the same to the last bit; the reading-out may meet other windows in one LAPACK call
+    assert distance(ln_s, everything[:, list(times)]) < 1e-13
+    assert distance(its_error, error[:, list(times)]) < 1e-12
+    assert distance(log_singular_values(J[0], times=times), everything[0, list(times)]) < 1e-12
+
+
+def test_what_lies_before_the_earliest_time_is_not_needed() -> None:
+    J = cases.ginibre(4, 9, 0)
+    np.testing.assert_array_equal(log_singular_values(J, times=[5])[0], log_singular_values(J[5:])[0])
+
+
+@pytest.mark.parametrize(
+    ("times", "error", "says"),
+    [
+        ([6], ValueError, r"0 … 5 .*got 6"),
+        ([0, -1], ValueError, "got -1"),
+        ([], TypeError, "list of integers"),
+        ([0.5], TypeError, "list of integers"),
+        ([[1]], TypeError, "list of integers"),
+        (3, TypeError, "list of integers"),
+        ([True], TypeError, "list of integers"),
+    ],
+)
+def test_bad_times(times: object, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        log_singular_values(cases.ginibre(4, 6, 0), times=times)
+
+
 def test_integers_are_numbers() -> None:
     np.testing.assert_array_equal(log_singular_values(np.array([[[2, 0], [0, 1]]])), [[np.log(2), 0.0]])
 
@@ -323,3 +360,13 @@ def test_bad_entry_is_named(bad: float) -> None:
     J[1, 3, 0, 1] = bad
     with pytest.raises(ValueError, match="batch 1, step 4"):
         log_singular_values(J)
+
+
+def test_what_was_lost_in_rounding_has_no_finite_error() -> None:
+    u = np.array([1.0, 0.3, 0.7]) / 3
+    J = np.repeat(np.outer(u, [0.1, 0.7, 0.9])[None], 4, axis=0)  # rank 1, but for the rounding of its entries
+    with pytest.warns(RuntimeWarning, match="singular to working precision"):
+        ln_s, error = log_singular_values(J, return_error=True)
+    assert np.isneginf(ln_s[:, 1:]).all()
+    assert np.isinf(error[:, 1:]).all()
+    assert (error[:, 0] < 1e-13).all()

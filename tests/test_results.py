@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import h5netcdf
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -219,6 +220,59 @@ def test_an_unknown_schema_version_is_refused_both_ways(ds, tmp_path, version):
         ValueError, match=r"schema_version of .*run.nc must be 1, got .*; use the gradlab that wrote it"
     ):
         results.load(path)
+
+
+def test_a_schema_version_that_is_an_array_is_refused(ds, tmp_path):
+    with pytest.raises(ValueError, match=r"schema_version of ds must be 1, got array"):
+        results.save(ds.assign_attrs(schema_version=np.array([1, 2])), tmp_path / "run.nc")
+    path = results.save(ds, tmp_path / "run.nc")
+    with h5netcdf.File(path, "a") as file:
+        file.attrs["schema_version"] = np.array([1, 2])
+    with pytest.raises(ValueError, match=r"schema_version of .*run.nc must be 1, got array"):
+        results.load(path)
+
+
+@pytest.mark.parametrize("variable", [None, "wall_time"])
+def test_an_attribute_that_is_not_json_is_named(ds, tmp_path, variable):
+    path = results.save(ds, tmp_path / "run.nc")
+    with h5netcdf.File(path, "a") as file:
+        (file if variable is None else file[variable]).attrs["note"] = "json:{half"
+    with pytest.raises(
+        ValueError, match=r"attribute note of .*run.nc must hold JSON after \"json:\", got 'json:{half'"
+    ):
+        results.load(path)
+    with h5netcdf.File(path, "a") as file:  # another schema may mean something else by it
+        file.attrs["schema_version"] = 2
+    with pytest.raises(ValueError, match="schema_version"):
+        results.load(path)
+
+
+def test_an_hdf5_file_with_an_empty_dataset_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file["empty"] = h5py.Empty("f")
+    with pytest.raises(ValueError, match=r"a.nc must be a netCDF-4 file written by gl.save"):
+        results.load(tmp_path / "a.nc")
+
+
+def test_a_folder_is_no_result(tmp_path):
+    with pytest.raises(IsADirectoryError, match="path must name a file, got the folder"):
+        results.load(tmp_path)
+
+
+def test_numpy_numbers_within_attributes_are_stored(ds, tmp_path):
+    a = {"x": np.int64(3), "y": [np.float32(0.5), np.bool_(True)], "z": np.array([[1.0, -np.inf]])}
+    path = results.save(ds.assign_attrs(a=a), tmp_path / "run.nc")
+    assert results.load(path).attrs["a"] == {"x": 3, "y": [0.5, True], "z": [[1.0, -np.inf]]}
+
+
+@pytest.mark.parametrize(("value", "why"), [({"x": object()}, "got object"), ([{np.int64(3): 1}], "keys must be")])
+def test_an_attribute_that_cannot_be_stored_is_named(ds, tmp_path, value, why):
+    with pytest.raises(TypeError, match=rf"attribute a of ds must hold .* only: {why}"):
+        results.save(ds.assign_attrs(a=value), tmp_path / "run.nc")
+    ds["age"].attrs["a"] = value
+    with pytest.raises(TypeError, match=r"attribute a of age must hold"):
+        results.save(ds, tmp_path / "run.nc")
+    assert files(tmp_path) == []
 
 
 def test_provenance_has_its_entries():

@@ -244,3 +244,12 @@ def test_bad_matrices_are_refused(function):
         function([[np.nan]])
     with pytest.raises(TypeError, match="real numbers"):
         function([[1j]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_orthogonal_matrix_has_no_transient_whatever_it_was_stored_in(dtype):
+    for seed in range(5):
+        Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((32, 32)))[0].astype(dtype).astype(np.float64)
+        w = recurrent_spectrum(Q, precision=float(np.finfo(dtype).eps))
+        assert w.transient_peak == 1.0
+        assert 1.0 <= w.kreiss_lower_bound < 1 + 1e-3

@@ -15,12 +15,14 @@ from cell_cases import (
     MASK,
     STEPS,
     UNITS,
+    LeakyCell,
     PlainCell,
     ready,
     rotating,
     step_rounding,
 )
 
+from gradlab.cells import VanillaRNNCell
 from gradlab.step import Step, as_step
 from gradlab.trajectory import rollout
 
@@ -234,6 +236,87 @@ def test_a_callable_may_be_any_kind_of_function():
     expected = rollout(rotating, INPUTS, np.ones(UNITS)).states
     for step in (Stepper(), Stepper().method, tf.function(rotating), lambda *both: rotating(*both)):
         assert np.abs(rollout(step, INPUTS, np.ones(UNITS)).states - expected).max() <= 20 * STEPS * EPS
+
+
+# --- randomness ------------------------------------------------------------------------------------------------------
+
+
+def noisy_tf(state, inputs):
+    return state + 0.1 * tf.random.normal(tf.shape(state), dtype=state.dtype)
+
+
+def noisy_numpy(state, inputs):
+    return state + np.random.default_rng().standard_normal()
+
+
+def seldom_noisy(state, inputs):
+    return tf.nn.dropout(state, 0.01)
+
+
+def fixed_noise(state, inputs):
+    return state + tf.random.stateless_normal([1, 3], [1, 2], dtype=state.dtype)
+
+
+@pytest.mark.parametrize("step", [noisy_tf, noisy_numpy, seldom_noisy])
+def test_a_random_callable_is_refused(step):
+    with pytest.raises(ValueError, match=r"the step is random, .* call it with training=False or fix its noise"):
+        as_step(step, state_size=3, input_size=2)
+
+
+def test_a_random_callable_whose_features_come_later_is_refused_then():
+    step = as_step(noisy_tf, state_size=3)
+    with pytest.raises(ValueError, match="the step is random"):
+        rollout(step, INPUTS)
+    assert rollout(as_step(fixed_noise, state_size=3), INPUTS).states.shape == (2, STEPS + 1, 3)
+
+
+class NoisyCell(LeakyCell):
+    """Draws from a generator of its own, once it is told to."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.generator = keras.random.SeedGenerator(3)
+        self.noise = 0.0
+
+    def call(self, inputs, states):
+        h, _ = super().call(inputs, states)
+        if self.noise:
+            h = h + self.noise * keras.random.normal(keras.ops.shape(h), dtype=h.dtype, seed=self.generator)
+        return h, [h]
+
+
+def test_a_random_cell_is_refused_and_its_generator_left_alone():
+    cell = NoisyCell(UNITS)
+    as_step(cell, input_size=FEATURES)
+    cell.noise = 0.01
+    before = cell.generator.state.numpy()
+    with pytest.raises(ValueError, match="the step is random"):
+        as_step(cell)
+    assert np.array_equal(cell.generator.state.numpy(), before)
+    cell.noise = 0.0
+    assert as_step(cell).dtype == "float64"
+
+
+def test_a_random_activation_and_a_dropout_that_is_always_on_are_refused():
+    cell = VanillaRNNCell(UNITS, lambda a: tf.tanh(a) + tf.random.normal(tf.shape(a), dtype=a.dtype))
+    with pytest.raises(ValueError, match="the step is random"):
+        as_step(cell, input_size=FEATURES)
+    dropout = keras.layers.Dropout(0.1)
+    with pytest.raises(ValueError, match="the step is random"):
+        as_step(keras.layers.GRUCell(UNITS, activation=lambda a: dropout(a, training=True)), input_size=FEATURES)
+    with_dropout = keras.layers.GRUCell(UNITS, activation=lambda a: tf.tanh(a), dropout=0.5, recurrent_dropout=0.5)
+    assert as_step(with_dropout, input_size=FEATURES).dtype == "float64"  # off unless in training
+
+
+def test_a_cell_that_fails_on_made_up_numbers_is_analysed_as_it_is():
+    class Picky(LeakyCell):
+        def call(self, inputs, states):
+            tf.debugging.assert_non_negative(inputs)
+            return super().call(inputs, states)
+
+    with pytest.warns(UserWarning, match=r"(?s)no float64 version of Picky .*on normal numbers it fails"):
+        traj = rollout(Picky(UNITS), np.abs(INPUTS))
+    assert traj.step.dtype == "float32"
 
 
 def test_layers_say_which_way_they_read():

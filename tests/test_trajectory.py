@@ -135,6 +135,25 @@ def test_a_cell_may_bring_its_own_initial_state():
     assert not rollout(layer, INPUTS, np.zeros(UNITS)).states[:, 0].any()
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda cell, batch: [tf.ones((batch, UNITS))],
+        lambda cell, *sizes, **others: [tf.ones((*sizes, *others.values(), UNITS))],
+        lambda cell, inputs=None, batch_size=None, dtype=None: [tf.ones((batch_size, UNITS))],
+    ],
+)
+def test_an_initial_state_is_asked_for_as_its_signature_takes_it(start):
+    cell = type("Starting", (LeakyCell,), {"get_initial_state": start})(UNITS)
+    assert np.array_equal(rollout(cell, INPUTS).states[:, 0], np.ones((BATCH, UNITS)))
+
+
+def test_an_initial_state_that_takes_no_batch_size_says_so():
+    cell = type("Starting", (LeakyCell,), {"get_initial_state": lambda cell: [tf.ones((1, UNITS))]})(UNITS)
+    with pytest.raises(TypeError, match=r"Starting.get_initial_state must take batch_size, .* got the signature \(\)"):
+        rollout(cell, INPUTS)
+
+
 def test_a_stateful_layer_needs_an_initial_state():
     layer = keras.layers.GRU(UNITS, stateful=True)
     with pytest.raises(ValueError, match="stateful layer starts from wherever its last call ended"):
@@ -159,12 +178,13 @@ def spoilt(place, value):
 @pytest.mark.parametrize(
     ("inputs", "error", "match"),
     [
-        (spoilt((1, 3, 0), np.nan), ValueError, r"got nan at batch 1, step 3, feature 0 \(1 of 20 entries\)"),
-        (spoilt((0, 2, 1), np.inf), ValueError, "got inf at batch 0, step 2, feature 1"),
+        (spoilt((1, 3, 0), np.nan), ValueError, r"batch 1, step 4 \(array index 3\), feature 0 \(1 of 20 entries\)"),
+        (spoilt((0, 2, 1), np.inf), ValueError, r"got inf at batch 0, step 3 \(array index 2\), feature 1"),
         (INPUTS[0], ValueError, r"got shape \(5, 2\); add a batch axis with inputs\[None\]"),
         (INPUTS[None], ValueError, r"must be \[batch, time, features\], got shape \(1, 2, 5, 2\)$"),
         (INPUTS[:, :0], ValueError, r"at least one sequence, one step and one feature, got shape \(2, 0, 2\)"),
         (INPUTS[:0], ValueError, r"got shape \(0, 5, 2\)"),
+        ([[[0.0]] * 3, [[0.0]] * 2], ValueError, "inputs must be one array, got parts of different lengths; pad short"),
         (np.ones((2, 5, 2), int), TypeError, r"got dtype int64; convert .* or pass token ids through an embedding"),
         (np.ones((2, 5, 2), bool), TypeError, "got dtype bool"),
         (INPUTS + 0j, TypeError, "got dtype complex64"),
@@ -187,6 +207,7 @@ def test_bad_inputs_are_named(inputs, error, match, made):
         ([np.zeros((2, 3)), np.zeros(3)], ValueError, "parts of initial_state must share their batch size"),
         ([np.zeros((2, 5)), 0.0], ValueError, "parts of initial_state must share their batch size"),
         ([0.0, 0.0, 0.0, 0.0, 0.0, np.nan], ValueError, "initial_state must be finite, got nan at batch 0, unit 5"),
+        ([[0.0], [0.0, 0.0]], ValueError, "initial_state must be one array, got parts of different lengths"),
         (["a"] * 6, TypeError, "initial_state must hold real numbers"),
     ],
 )
@@ -206,6 +227,7 @@ def test_a_callable_without_a_state_size_says_so():
     [
         (MASK[0], ValueError, r"mask must be \[batch, time\] = \(2, 5\), got shape \(5,\)"),
         (MASK[:, :4], ValueError, r"got shape \(2, 4\)"),
+        ([[True] * 5, [True] * 4], ValueError, "mask must be one array, got parts of different lengths"),
         (MASK[..., None], ValueError, r"got shape \(2, 5, 1\)"),
         (np.array([MASK[0], [False] * STEPS]), ValueError, "needs a step that counts, got none at batch 1"),
         (2.5 * MASK, TypeError, r"mask must be boolean \[batch, time\], .* got dtype float64"),
@@ -244,6 +266,13 @@ def test_a_trajectory_stands_for_itself():
     with pytest.raises(TypeError, match="got None; only a Trajectory comes with its own"):
         as_trajectory(ready("gru"), None)
     assert isinstance(as_trajectory(ready("gru"), INPUTS), Trajectory)
+    with pytest.raises(TypeError, match=r"got a Trajectory, which has run already; pass traj\.step"):
+        rollout(traj, INPUTS)
+    for cell in (traj, [traj], traj.states):
+        with pytest.raises(TypeError) as caught:
+            as_step(cell, state_size=3)
+        assert type(cell).__name__ in str(caught.value) or "['Trajectory']" in str(caught.value)
+        assert "array(" not in str(caught.value)
 
 
 def test_a_step_carries_over_everything_that_its_layer_said():

@@ -50,6 +50,138 @@ def test_a_changed_setting_is_a_changed_step(kind):
     assert not np.allclose(after.states[:, 1], before.states[:, 1], rtol=0.0, atol=1e-3)
 
 
+class Scaling(keras.layers.Layer):
+    scale = 0.5
+
+    def call(self, a):
+        return self.scale * a
+
+
+class HoldingCell(LeakyCell):
+    """Holds its leak in places of every kind, and its configuration mentions none of them."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, leak=1.0, **kwargs)
+        self.options = {"leak": 0.5}
+        self._private = 0.5
+        self.inner = Scaling()
+        self.array = np.full(units, 0.5)
+        self.part = type("Part", (), {"leak": 0.5})()
+
+    def call(self, inputs, states):
+        h, _ = super().call(inputs, states)
+        leak = self.options["leak"] + self._private + self.inner.scale + self.array.astype("float32") + self.part.leak
+        h = keras.ops.cast(self.inner(h), h.dtype) * keras.ops.cast(leak, h.dtype)
+        return h, [h]
+
+    def get_config(self):
+        config = super().get_config()
+        del config["leak"]
+        return config
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell.options.__setitem__("leak", 0.9),
+        lambda cell: setattr(cell, "_private", 0.9),
+        lambda cell: setattr(cell.inner, "scale", 0.9),
+        lambda cell: setattr(cell, "array", np.full(UNITS, 0.9)),
+        lambda cell: cell.array.__setitem__(1, 0.9),
+        lambda cell: setattr(cell.part, "leak", 0.9),
+    ],
+    ids=["dict", "private", "sublayer", "replaced array", "array in place", "object"],
+)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.filterwarnings("ignore:no float64 version", "ignore:some rows of")
+def test_a_value_changed_anywhere_is_a_changed_step(change, dtype):
+    cell = HoldingCell(UNITS, dtype=dtype)
+    start = np.ones(UNITS)
+    before = rollout(cell, INPUTS, start)
+    gl.step_jacobians(before)
+    assert rollout(cell, INPUTS, start).step.function is before.step.function
+    change(cell)
+    after = rollout(cell, INPUTS, start)
+    h, x = (tf.constant(one, cell.compute_dtype) for one in (before.states[:, 0], INPUTS[:, 0]))
+    expected = tf.cast(cell(x, [h])[0], tf.float64)
+    eps = twin._EPSILON[cell.compute_dtype]
+    assert np.abs(after.states[:, 1] - expected).max() <= 20 * eps
+    assert not np.allclose(after.states, before.states, rtol=0.0, atol=1e-2)
+    assert not np.allclose(gl.step_jacobians(after), gl.step_jacobians(before), rtol=0.0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [VanillaRNNCell, keras.layers.GRUCell])
+def test_a_value_that_an_activation_reads_is_read_once_for_a_run_and_its_jacobians(kind):
+    slope = [1.0]
+    cell = kind(UNITS, activation=lambda a: slope[0] * a)
+    first = rollout(cell, INPUTS, np.ones(UNITS))
+    slope[0] = 0.25
+    second = rollout(cell, INPUTS, np.ones(UNITS))
+    assert not np.allclose(first.states[:, 1], second.states[:, 1], rtol=0.0, atol=1e-3)
+    # the graph of these Jacobians is traced only now, and still belongs to the states of the first run
+    J = gl.step_jacobians(first, method="autodiff")
+    slope[0] = 1.0
+    again = rollout(cell, INPUTS, np.ones(UNITS))
+    assert np.array_equal(again.states, first.states)
+    assert np.array_equal(gl.step_jacobians(again, method="autodiff"), J)
+    assert not np.allclose(gl.step_jacobians(second, method="autodiff"), J, rtol=0.0, atol=1e-3)
+
+
+def test_a_value_that_a_callable_reads_is_read_when_its_step_is_made():
+    slope = [1.0]
+    step = as_step(lambda h, x: slope[0] * h, state_size=2, input_size=FEATURES)
+    slope[0] = 0.5
+    assert np.array_equal(gl.step_jacobians(rollout(step, INPUTS, np.ones(2)))[0, 0], np.eye(2))
+
+
+def test_a_variable_that_an_activation_captures_is_live():
+    slope = tf.Variable(1.0, dtype=tf.float64)
+    cell = VanillaRNNCell(UNITS, lambda a: slope * a, dtype="float64")
+    step = as_step(cell, input_size=FEATURES)
+    before = rollout(step, INPUTS).states
+    slope.assign(0.5)
+    assert np.array_equal(rollout(step, INPUTS).states[:, 1], 0.5 * before[:, 1])
+    assert as_step(cell).function is step.function
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "leak"),
+    [
+        ("mixed_float16", 4, 0.1),
+        ("mixed_bfloat16", 4, 0.1),
+        ("float16", 4, 0.1),
+        ("float32", 200, 0.399),
+        ("float64", 200, 0.4 + 1e-11),
+    ],
+)
+def test_what_a_configuration_leaves_out_is_noticed_in_every_precision_and_width(dtype, units, leak):
+    with pytest.warns(UserWarning, match=r"no float64 version of ForgetfulCell .* differs by"):
+        step = as_step(ForgetfulCell(units, leak=leak, dtype=dtype), input_size=FEATURES)
+    assert step.dtype == keras.DTypePolicy(dtype).compute_dtype
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("kind", [LeakyCell, DenseCell])
+@pytest.mark.parametrize("units", [3, 200])
+def test_a_faithful_configuration_is_analysed_in_float64_and_kept(kind, dtype, units):
+    cell = kind(units, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        step = as_step(cell, input_size=FEATURES)
+    assert step.dtype == "float64"
+    cell.set_weights([RNG.standard_normal(w.shape) for w in cell.get_weights()])
+    assert as_step(cell).function is step.function
+
+
+def test_a_cell_that_needs_to_know_its_batch_size_is_stepped_all_the_same():
+    class Fixed(LeakyCell):
+        def call(self, inputs, states):
+            h, _ = super().call(inputs, [states[0] + np.zeros((inputs.shape[0], 1), "float32")])
+            return h, [h]
+
+    assert rollout(Fixed(UNITS, dtype="float32"), INPUTS).states.shape == (2, STEPS + 1, UNITS)
+
+
 def test_layers_inside_a_cell_and_inside_an_activation_are_stepped_in_float64():
     cell = DenseCell(UNITS)
     step = as_step(cell, input_size=FEATURES)

@@ -1,0 +1,228 @@
+"""All singular values of ∂h_T/∂h_t at every t: gradlab beside forming the products and calling an SVD.
+
+The others' values are wrong beyond the largest few (float64 holds no more); this is the price of the wrong answer. One
+process, the contenders take turns, medians are reported; NumPy and torch run with their own number of threads and with
+one, since threads inside BLAS do harm at these sizes, and the faster of the two counts. JAX runs in float64, compiled
+beforehand. The step Jacobians are those of a tanh network, gain 1.5.
+
+    python benchmarks/spectrum_speed.py              # some minutes; peers that are not installed are left out
+    python benchmarks/spectrum_speed.py --quick      # small shapes, seconds
+    python benchmarks/spectrum_speed.py --plot-only  # draw again from the JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import gradlab as gl
+
+matplotlib.use("Agg")
+SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
+QUICK = ((2, 8, 40), (1, 16, 60))
+PAUSE = 0.1  # seconds between turns: worker threads of the one before go on spinning for a while
+Contender = Callable[[], np.ndarray]
+
+
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small shapes, a few rounds")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 7, quick: 3)")
+    parser.add_argument("--plot-only", action="store_true", help="draw from the JSON that is there")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (3 if options.quick else 7)
+    return options
+
+
+def jacobians(B: int, n: int, T: int, gain: float = 1.5) -> np.ndarray:
+    """Return J [B, T, n, n] of tanh networks with noise, h ← tanh(W h + ξ)."""
+    rng = np.random.default_rng(0)
+    W = gain * rng.standard_normal((B, n, n)) / np.sqrt(n)
+    h, J = rng.standard_normal((B, n)), np.empty((B, T, n, n))
+    for t in range(T):
+        a = np.einsum("bij,bj->bi", W, h) + 0.3 * rng.standard_normal((B, n))
+        h, J[:, t] = np.tanh(a), W / np.cosh(a)[:, :, None] ** 2
+    return J
+
+
+def formed_numpy(J: np.ndarray) -> np.ndarray:
+    """Return the singular values of the formed products, [B, T, n]: right for the largest few."""
+    P = np.empty_like(J)
+    P[:, -1] = J[:, -1]
+    for t in range(J.shape[1] - 2, -1, -1):
+        np.matmul(P[:, t + 1], J[:, t], out=P[:, t])
+    return np.linalg.svd(P, compute_uv=False)
+
+
+def contenders(J: np.ndarray) -> dict[str, Contender]:
+    """Return what runs, by name; each gives ln σ or σ [B, T, n]."""
+
+    def numpy_one() -> np.ndarray:
+        with threadpool_limits(1, "blas"):
+            return formed_numpy(J)
+
+    found: dict[str, Contender] = {
+        "gradlab": lambda: gl.log_singular_values(J),
+        "NumPy": lambda: formed_numpy(J),
+        "NumPy, one thread": numpy_one,
+    }
+    for make in (_torch, _jax):
+        try:
+            found |= make(J)
+        except ImportError:
+            print(f"{make.__name__[1:]}: not found")
+    return found
+
+
+def _torch(J: np.ndarray) -> dict[str, Contender]:
+    import torch
+
+    steps, default = torch.from_numpy(J), torch.get_num_threads()
+
+    def formed(threads: int) -> np.ndarray:
+        torch.set_num_threads(threads)
+        P = torch.empty_like(steps)
+        P[:, -1] = steps[:, -1]
+        for t in range(J.shape[1] - 2, -1, -1):
+            torch.matmul(P[:, t + 1], steps[:, t], out=P[:, t])
+        values = torch.linalg.svdvals(P).numpy()
+        torch.set_num_threads(default)
+        return values
+
+    return {"torch": lambda: formed(default), "torch, one thread": lambda: formed(1)}
+
+
+def _jax(J: np.ndarray) -> dict[str, Contender]:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import jax.numpy as jnp
+
+    @jax.jit
+    def formed(steps: Any) -> Any:
+        def back(P: Any, one: Any) -> Any:
+            P = P @ one
+            return P, P
+
+        eye = jnp.broadcast_to(jnp.eye(steps.shape[-1]), steps[:, 0].shape)
+        P = jax.lax.scan(back, eye, jnp.moveaxis(steps, 1, 0), reverse=True)[1]
+        return jnp.moveaxis(jnp.linalg.svd(P, compute_uv=False), 0, 1)
+
+    steps = jnp.asarray(J)
+    return {"JAX": lambda: np.asarray(formed(steps))}
+
+
+def measure(runs: dict[str, Contender], rounds: int) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    """Return (seconds of each turn, results), turns interleaved after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    results = {name: run() for name, run in runs.items()}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, results
+
+
+def check_largest(results: dict[str, np.ndarray], n: int, T: int) -> float:
+    """Return the largest |Δ ln σ_1| between gradlab and the others, or raise where it is more than rounding."""
+    ours = results["gradlab"][..., 0]
+    others = (values[..., 0] for name, values in results.items() if name != "gradlab")
+    worst = max(float(np.abs(np.log(largest) - ours).max()) for largest in others)
+    # a product of T factors has an error of T·n·2^-53·Π‖J_s‖; the slack between that and σ_1(P) is some powers of ten
+    if not worst < 1e6 * T * n * 2.0**-53:
+        raise RuntimeError(f"the largest singular values differ by {worst:.1e} nats")
+    return worst
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on: versions, cores and threads, no names of machines."""
+    packages = {}
+    for name in ("numpy", "scipy", "torch", "jax", "jaxlib", "threadpoolctl"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    libraries = sorted({f"{lib['internal_api']} {lib['version']}: {lib['num_threads']}" for lib in threadpool_info()})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": cores,
+        "threads": libraries,
+        "gradlab": gl.__version__,
+        "packages": packages,
+    }
+
+
+def main() -> None:
+    """Run, print, write JSON, draw."""
+    options = arguments()
+    path = options.out / ("spectrum_speed_quick.json" if options.quick else "spectrum_speed.json")
+    if options.plot_only:
+        draw(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+        return
+    rows = []
+    for B, n, T in QUICK if options.quick else SHAPES:
+        runs = contenders(J := jacobians(B, n, T))
+        seconds, results = measure(runs, options.rounds)
+        medians = {name: float(np.median(times)) for name, times in seconds.items()}
+        best = {}  # of the variants of each peer, the fastest
+        for name, median in medians.items():
+            peer = name.split(",")[0]
+            best[peer] = min(best.get(peer, np.inf), median)
+        row = {
+            "shape": {"B": B, "n": n, "T": T},
+            "seconds": seconds,
+            "median_s": medians,
+            "gradlab_over": {peer: best["gradlab"] / time for peer, time in best.items() if peer != "gradlab"},
+            "largest_difference_of_first": check_largest(results, n, T),
+        }
+        rows.append(row)
+        each = 1e6 / (B * T)
+        print(f"(B, n, T) = {(B, n, T)}: |Δ ln σ_1| ≤ {row['largest_difference_of_first']:.0e}; µs per lag:")
+        print("   ", ", ".join(f"{name} {median * each:.0f}" for name, median in medians.items()))
+        ratios = ", ".join(f"{ratio:.2f} × {peer}" for peer, ratio in row["gradlab_over"].items())
+        print(f"    gradlab takes {ratios}", flush=True)
+        del J
+    record = {"environment": environment(), "rounds": options.rounds, "rows": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(record, path.with_suffix(".png"))
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Draw the time per lag as bars, from the record alone."""
+    import matplotlib.pyplot as plt
+
+    rows = record["rows"]
+    figure, axes = plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6), layout="constrained", squeeze=False)
+    for ax, row in zip(axes[0], rows, strict=True):
+        each = 1e6 / (row["shape"]["B"] * row["shape"]["T"])
+        names = list(row["median_s"])[::-1]
+        values = [row["median_s"][name] * each for name in names]
+        ax.barh(names, values, color=["C0" if name == "gradlab" else "0.7" for name in names])
+        ax.set_title(", ".join(f"{key} = {value}" for key, value in row["shape"].items()), fontsize=9)
+        ax.set_xlabel("µs per lag")
+        ax.spines[["top", "right"]].set_visible(False)
+        if ax is not axes[0, 0]:
+            ax.set_yticklabels([])
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
