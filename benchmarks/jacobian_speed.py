@@ -22,7 +22,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from environment import environment
 from numpy.typing import NDArray
 
 import gradlab as gl
-from gradlab.results import provenance, write_text_atomically
+from gradlab.results import write_text_atomically
 
 Array = NDArray[np.float64]
 RESULT = Path(__file__).resolve().parent / "results" / "jacobian_speed.json"
@@ -212,17 +212,6 @@ def measure(kind: str, n: int, T: int, B: int, repeats: int) -> dict[str, Any]:
     return record
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the peers, or that they are missing."""
-    found = {}
-    for name in ("torch", "jax", "jaxlib"):
-        try:
-            found[f"{name}_version"] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[f"{name}_version"] = "not installed"
-    return found
-
-
 def run(sizes: dict[str, tuple[int, int, int]], repeats: int) -> dict[str, Any]:
     """Return the record of all problems."""
     started, results = time.perf_counter(), {}
@@ -230,10 +219,8 @@ def run(sizes: dict[str, tuple[int, int, int]], repeats: int) -> dict[str, Any]:
         for kind in CELLS:
             print(f"{kind}, {label}", flush=True)
             results[f"{kind}, {label}"] = measure(kind, n, T, B, repeats)
-    environment = provenance(SEED) | versions() | {"wall_seconds": round(time.perf_counter() - started, 1)}
-    if hasattr(os, "getloadavg"):  # far above 1 per core, the times are somebody else's as well
-        environment["load_average_15_minutes"] = round(os.getloadavg()[2], 1)
-    return {"environment": environment, "repeats": repeats, "dtype": "float64", "problems": results}
+    made = environment(SEED, ("torch", "jax", "jaxlib")) | {"wall_seconds": round(time.perf_counter() - started, 1)}
+    return {"environment": made, "repeats": repeats, "dtype": "float64", "problems": results}
 
 
 def table(record: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import sys
 import time
@@ -26,11 +25,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import matplotlib
 import numpy as np
-import scipy
-import tensorflow as tf
+from environment import environment
 
 import gradlab as gl
 from gradlab.leading import leading_singular_values
+from gradlab.results import write_text_atomically
 
 matplotlib.use("Agg")
 
@@ -139,13 +138,11 @@ def draw(record: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Run, print, write JSON, draw."""
     options = arguments()
-    packages = {one.__name__: one.__version__ for one in (gl, np, scipy, tf, keras)}
-    environment = {"python": platform.python_version(), "cores": os.cpu_count(), "packages": packages}
     large = headline(options.quick)  # first: the peak memory is then its own
-    record = {"environment": environment, "headline": large, "curves": curves(options.quick)}
+    record = {"environment": environment(), "headline": large, "curves": curves(options.quick)}
     options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / ("leading_scaling_quick" if options.quick else "leading_scaling")
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     draw(record, stem.with_suffix(".png"))
 
 

@@ -16,16 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from environment import environment
 from threadpoolctl import threadpool_limits
+
+from gradlab.results import write_text_atomically
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TQDM_DISABLE", "1")  # a bar per call would be timed with it
@@ -172,17 +173,6 @@ def measure(runs: dict[tuple[str, str], Contender], rounds: int) -> tuple[dict, 
     return seconds, results
 
 
-def environment() -> dict[str, Any]:
-    """Return what the figures depend on: versions and cores, no names of machines."""
-    packages = {}
-    for name in ("gradlab", "numpy", "scipy", "tensorflow", "tensorflow-cpu", "keras", "jax", *PEERS):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
-    return {"python": platform.python_version(), "cores": os.cpu_count(), "blas_threads": 1, "packages": packages}
-
-
 def report(seconds: dict, results: dict, options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, Any]:
     """Return one row per contender: median seconds, ratio to gradlab's, how far the exponents differ."""
     rows = []
@@ -208,7 +198,7 @@ def report(seconds: dict, results: dict, options: argparse.Namespace, setting: d
         )
     missing = [name for name in PEERS if not any(row["name"] == name for row in rows)]
     print("peers found:", [name for name in PEERS if name not in missing], "not found:", missing)
-    found = {"setting": setting, "environment": environment(), "rounds": options.rounds}
+    found = {"setting": setting, "environment": environment(peers=("jax", *PEERS)), "rounds": options.rounds}
     return {**found, "rows": rows, "missing": missing}
 
 
@@ -240,7 +230,7 @@ def main() -> None:
     record = report(seconds, results, options, setting)
     options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / ("lyapunov_speed_quick" if options.quick else "lyapunov_speed")
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     draw(record, stem.with_suffix(".png"))
 
 

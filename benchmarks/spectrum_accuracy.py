@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 from ball_arithmetic import exact_log_singular_values, log_spaced_times
+from environment import environment
 from numpy.typing import NDArray
 
 import gradlab as gl
-from gradlab.results import provenance, write_text_atomically
+from gradlab.results import write_text_atomically
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported by the first cell, and talks
 
@@ -250,8 +251,8 @@ def run(cases: dict[str, Callable[[], Array]], lags: int) -> dict[str, Any]:
         waiting = {name: pool.submit(exact_log_singular_values, jacobians[name], times[name]) for name in order}
         exact = {name: one.result() for name, one in waiting.items()}
     results = {name: measure(J, times[name], exact[name]) for name, J in jacobians.items()}
-    environment = provenance(SEED) | {"wall_seconds": round(time.perf_counter() - started, 1)}
-    return {"environment": environment, "lags_checked": lags, "cases": results}
+    made = environment(SEED) | {"wall_seconds": round(time.perf_counter() - started, 1)}
+    return {"environment": made, "lags_checked": lags, "cases": results}
 
 
 def table(record: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from environment import environment
 
 import gradlab as gl
+from gradlab.results import write_text_atomically
 
 CASES = {
     "matrices": {"B": 1, "n": 512, "T": 1000, "lags": 20, "limit_gb": 2.0},
@@ -107,10 +108,9 @@ def main() -> None:
                 f" J alone would be {row['jacobians_gb']:.2f}), {row['seconds']:.0f} s",
                 flush=True,
             )
-        environment = {"python": platform.python_version(), "numpy": np.__version__, "gradlab": gl.__version__}
         options.out.mkdir(parents=True, exist_ok=True)
-        record = {"environment": environment, "rows": rows}
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        record = {"environment": environment(), "rows": rows}
+        write_text_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     record = json.loads(path.read_text(encoding="utf-8"))
     draw(record, path.with_suffix(".png"))
     over = [row["case"] for row in record["rows"] if row["peak_gb"] > row["limit_gb"]]

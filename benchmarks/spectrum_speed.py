@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from environment import environment
+from threadpoolctl import threadpool_limits
 
 import gradlab as gl
+from gradlab.results import write_text_atomically
 
 matplotlib.use("Agg")
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
@@ -149,26 +148,6 @@ def check_largest(results: dict[str, np.ndarray], n: int, T: int) -> float:
     return worst
 
 
-def environment() -> dict[str, Any]:
-    """Return what the figures depend on: versions, cores and threads, no names of machines."""
-    packages = {}
-    for name in ("numpy", "scipy", "torch", "jax", "jaxlib", "threadpoolctl"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
-    libraries = sorted({f"{lib['internal_api']} {lib['version']}: {lib['num_threads']}" for lib in threadpool_info()})
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": cores,
-        "threads": libraries,
-        "gradlab": gl.__version__,
-        "packages": packages,
-    }
-
-
 def main() -> None:
     """Run, print, write JSON, draw."""
     options = arguments()
@@ -199,9 +178,9 @@ def main() -> None:
         ratios = ", ".join(f"{ratio:.2f} × {peer}" for peer, ratio in row["gradlab_over"].items())
         print(f"    gradlab takes {ratios}", flush=True)
         del J
-    record = {"environment": environment(), "rounds": options.rounds, "rows": rows}
+    record = {"environment": environment(peers=("torch", "jax", "jaxlib")), "rounds": options.rounds, "rows": rows}
     options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     draw(record, path.with_suffix(".png"))
 
 

@@ -69,7 +69,9 @@ def log_singular_values(
 
     Forming P_t and calling an SVD gets the largest right and loses the rest, since the values soon span more than
     float64 holds. Here the product is carried as orthogonal · exponents · well-conditioned (`gradlab.graded`), and
-    every value is exact to about 1e-12 wherever the product is not ill-conditioned by itself.
+    every value is right to 1e-14 to 1e-10 wherever the steps, their rows brought to one size, are well conditioned;
+    gates saturated by weights many times the usual may cost more in the smallest values (1e-8 seen for a GRU at gain
+    8, `benchmarks/spectrum_accuracy.py`), and `return_error` says so.
 
     Args:
         J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}. Or anything that has
