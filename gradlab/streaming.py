@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradlab.validation import Array, real_array, step_jacobian_array
+from gradlab.validation import Array, check_finite_steps, real_array, step_jacobian_array
 
 
 @runtime_checkable
@@ -76,11 +76,5 @@ def _checked(chunk: ArrayLike, shape: tuple[int, ...], first: int) -> Array:
     array = real_array("J", chunk)
     if array.shape != shape:
         raise ValueError(f"lazy J[:, {first}:{first + shape[1]}] must be of shape {shape}, got {array.shape}")
-    good = np.isfinite(array).all(axis=(2, 3))
-    if not good.all():
-        b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
-        raise ValueError(
-            f"J must be finite, got NaN or infinity at batch {b}, step {first + s + 1} (array index {first + s});"
-            " shorten the sequence or lower the gain so that the trajectory stays finite"
-        )
+    check_finite_steps(array, first)
     return array

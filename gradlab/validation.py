@@ -79,14 +79,23 @@ def step_jacobian_array(J: ArrayLike) -> tuple[Array, bool]:
         )
     if 0 in array.shape:
         raise ValueError(f"J must have at least one sequence, one step and one unit, got shape {np.shape(J)}")
-    good = np.isfinite(array).all(axis=(2, 3))
+    check_finite_steps(array)
+    return array, single
+
+
+def check_finite_steps(J: Array, first: int = 0) -> None:
+    """Raise unless step Jacobians [B, K, n, n] are finite; `first` is the array index that their first step has.
+
+    Raises:
+        ValueError: not finite (names batch and step).
+    """
+    good = np.isfinite(J).all(axis=(2, 3))
     if not good.all():
         b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
         raise ValueError(
-            f"J must be finite, got NaN or infinity at batch {b}, step {s + 1} (array index {s});"
+            f"J must be finite, got NaN or infinity at batch {b}, step {first + s + 1} (array index {first + s});"
             " shorten the sequence or lower the gain so that the trajectory stays finite"
         )
-    return array, single
 
 
 def positive_integer(name: str, value: Any) -> int:
