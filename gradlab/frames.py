@@ -12,8 +12,9 @@ from scipy.linalg import qr
 from scipy.linalg.lapack import dgejsv
 
 from gradlab.blas import one_blas_thread
-from gradlab.graded import ROUNDING, descending, log2_abs
+from gradlab.graded import ROUNDING
 from gradlab.jacobian import check_connected
+from gradlab.scales import descending, log2_abs
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array

@@ -11,126 +11,42 @@ products of matrices (G. W. Stewart 1995; D. E. Stewart 1997). Row ordering: Cox
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradlab import lapack
+from gradlab import lapack, remainder
+from gradlab.scales import ZERO_EXPONENT, Integers, Scales, descending, largest, unit_triangle
 from gradlab.validation import Array
 
-Integers = NDArray[np.int64]
-
-LN2 = float(np.log(2.0))
-ZERO_EXPONENT = -(1 << 40)  # the exponent of an exact zero: below everything, and its differences still fit int64
-BRACKET_BITS = 900  # a Householder vector must hold the ratio of any two rows of a bracket
 LU_GROWTH = 2.0  # past this |U| QR is worth its price: one to three digits, measured, where values stay close together
 PIVOT_GROWTH = 2.0**7  # |U| with column pivoting is at most 1; past this, ordering by column size was not good enough
 ROUNDING = 32 * float(np.finfo(np.float64).eps)  # a pivot this far below its row and column has no right digit left
-
-
-class Scales(NamedTuple):
-    """A batch of diagonals d = mantissa · 2^exponent, each [N, n]; signed; an exact zero stays an exact zero."""
-
-    mantissa: Array
-    exponent: Integers
-
-    @classmethod
-    def of(cls, mantissa: Array, exponent: Integers) -> Scales:
-        """Bring the mantissas into ½ ≤ |m| < 1."""
-        fraction, shift = np.frexp(mantissa)
-        return cls(fraction, np.where(fraction == 0, ZERO_EXPONENT, exponent + shift))
-
-    def at(self, each: Integers, rows: Integers) -> Scales:
-        """The entries rows[b] of each diagonal b."""
-        return Scales(self.mantissa[each, rows], self.exponent[each, rows])
-
-    def log2(self) -> Array:
-        """log2|d|, −∞ for an exact zero: precise enough to sort by, not to keep."""
-        return self.exponent + log2_abs(self.mantissa)
+EXAMPLE = 2.0**-53  # the size of an example of rounding, relative to what is rounded: an entry of C and its sums
+SMALL = 2.0**-26  # past this the square of a correction counts
+NOTHING_LEFT = 2.0**-36  # a pivot this much smaller than the rounding of its row and column may as well be zero
+EXAMPLES = 8  # patterns of it, in turn, so that a constant Jacobian does not add up one and the same
 
 
 class GradedFactor(NamedTuple):
-    """A batch of products C · diag(d) · Y; C is kept as Cᵀ, as LAPACK wants it, its columns in the order of `rows`."""
+    """A batch of products C · diag(d) · Y; C is kept as Cᵀ, as LAPACK wants it, its columns in the order of `rows`.
+
+    The rest of C is carried along to first order. Without `slices` it is an example of what rounding has done so far,
+    from which the error of each value follows. With them it is what C lacks in truth, so that C has up to twice the
+    digits of float64.
+    """
 
     Ct: Array  # [N, n, n]
     d: Scales
     Y: Array  # [N, n, n]
     singular: NDArray[np.bool_]  # [N]: a pivot vanished in rounding and was taken for an exact zero
+    rest: Array  # [N, n, n], laid out like Ct
+    error: Array  # [N, n] relative error of d and Y so far, which nothing later can change; 0 with slices
+    pending: Array  # [N, n] relative error of the columns of C, by which later steps may yet change d; 0 with slices
+    slices: int = 0
     rows: Integers | None = None  # [N, n]: Ct[b, :, i] is row rows[b, i] of C; None: row i
-
-
-def log2_abs(x: Array) -> Array:
-    """log2|x|, with −∞ at zero and no warning."""
-    with np.errstate(divide="ignore"):
-        return np.log2(np.abs(x))
-
-
-def descending(keys: Array) -> Integers:
-    """Indices that sort each row downwards; ties keep their order, so structure (permutations) survives."""
-    return (-keys).argsort(axis=-1, kind="stable")
-
-
-def power_of_two_biased(exponents: Integers, largest: int | Integers = 2046) -> Array:
-    """2^(exponents − 1023), 0 below the normal range, in place: its bits written directly, far faster than ldexp."""
-    np.maximum(exponents, 0, out=exponents)
-    np.minimum(exponents, largest, out=exponents)
-    exponents <<= 52
-    return exponents.view(np.float64)
-
-
-def _largest(sizes: Array, axis: int) -> Array:
-    """The maximum along an axis of numbers ≥ 0, NaN above all: as integers, which compare twice as fast."""
-    return sizes.view(np.int64).max(axis=axis).view(np.float64)
-
-
-def row_scales(J: Array) -> tuple[Array, Integers, Integers]:
-    """Split J = 2^shift · diag(2^D) · Ĵ exactly, rows of Ĵ with largest entry in [½, 1).
-
-    Returns:
-        (Ĵ, D, shift): J's shape, then without its last axis, then without its last two. D is centred on 0 (the
-        rows of one saturated step may span 10^±290). A zero row of J is a zero row of Ĵ and has D = ZERO_EXPONENT.
-    """
-    largest = _largest(np.abs(J), axis=-1)
-    exponent = np.frexp(largest)[1].astype(np.int64)
-    dead = largest == 0
-    top = np.where(dead, np.iinfo(np.int32).min, exponent).max(axis=-1)
-    low = np.where(dead, np.iinfo(np.int32).max, exponent).min(axis=-1)
-    shift = np.where(dead.all(axis=-1), 0, (top + low) // 2)
-    D = np.where(dead, ZERO_EXPONENT, exponent - shift[..., None])
-    half = np.where(np.abs(exponent) < 1000, 0, -exponent // 2)  # 2^-exponent overflows for a subnormal row
-    unit = J * power_of_two_biased(1023 - exponent - half)[..., None]
-    if half.any():
-        unit *= power_of_two_biased(1023 + half)[..., None]
-    return unit, D, shift
-
-
-def unit_triangle(Rt: Array, d: Scales) -> tuple[Array, Scales]:
-    """(diag(d')⁻¹ · R · diag(d))ᵀ and d' = diag(R)·d, for Rᵀ lower triangular (what is above its diagonal is ignored).
-
-    The triangle has a unit diagonal; where d'_i = 0 its column is zero.
-    """
-    pivots = Rt.diagonal(axis1=1, axis2=2) * d.mantissa
-    inverse = np.divide(1.0, pivots, out=np.zeros_like(pivots), where=pivots != 0)
-    shift = (d.exponent + 1023)[:, :, None] - d.exponent[:, None, :]
-    Ut = power_of_two_biased(shift, _largest_exponent(Rt.shape[-1]))
-    Ut *= Rt
-    Ut *= inverse[:, None, :]
-    Ut *= d.mantissa[:, :, None]
-    return Ut, Scales.of(pivots, d.exponent)
-
-
-@functools.cache
-def _largest_exponent(n: int) -> Integers:
-    """The largest biased exponent of float64 on and below the diagonal, that of zero above it."""
-    return np.tril(np.full((n, n), 2046, np.int64))
-
-
-@functools.cache
-def _strictly_upper(n: int) -> Array:
-    """Ones above the diagonal."""
-    return np.triu(np.ones((n, n)), 1)
+    factorizations: int = 0  # so far
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore")  # hopeless pivots are seen and replaced
@@ -146,19 +62,21 @@ def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
     be orthogonal: QR, the rows in descending order of their largest entry, which makes Householder QR accurate row by
     row (Cox and Higham 1998); without it a saturated unit's small row is lost in the rounding of the large ones.
 
+    The rest of C goes with it, as `GradedFactor` says.
+
     Args:
         F: C · diag(d) · Y, rows in their own order.
-        keep_left: whether X is wanted (LU). False leaves an X that is orthogonal and is dropped: Ct then means
-            nothing.
+        keep_left: whether X is wanted (LU). False leaves an X that is orthogonal and is dropped: Ct and its rest then
+            mean nothing, and `error` is all of the error.
     """
     Ct = F.Ct
     zero = F.d.mantissa == 0
     if zero.any():  # columns that count for nothing must not decide the order of the rows, nor feed noise into zeros
         Ct = np.where(zero[:, :, None], 0.0, Ct)
     size = np.abs(Ct)
-    row_size = _largest(size, axis=1)
+    row_size = largest(size, axis=1)
     each = np.arange(len(Ct))[:, None]
-    column_size = _largest(size, axis=2)
+    column_size = largest(size, axis=2)
     columns = descending(F.d.log2() + np.log2(column_size))
     ordered = F.d.at(each, columns)
     if keep_left:
@@ -169,15 +87,18 @@ def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
         rows = descending(row_size)
         factors = left = _permuted(Ct, columns, rows)
         lapack.qr(factors)
-    Ut, d = unit_triangle(factors, ordered)
+    Ut, d, ratios = unit_triangle(factors, ordered)
+    orthogonal = np.full(len(Ct), not keep_left)
 
     def redo(b: int) -> None:
         """Factor one member by QR with Q, for the columns in the order of columns[b]."""
         one = slice(b, b + 1)
+        orthogonal[b] = True
         rows[b] = descending(row_size[b])
         Q, R = np.linalg.qr(Ct[b].T[rows[b]][:, columns[b]])
         left[b], factors[b] = Q.T, R.T
-        Ut[one], (d.mantissa[one], d.exponent[one]) = unit_triangle(factors[one], F.d.at(each[one], columns[one]))
+        Ut[one], scales, ratios[one] = unit_triangle(factors[one], F.d.at(each[one], columns[one]))
+        d.mantissa[one], d.exponent[one] = scales
 
     growth = np.abs(Ut).max(axis=(1, 2))
     for b in np.flatnonzero(~(growth <= LU_GROWTH)) if keep_left else ():  # NaN counts as large
@@ -197,11 +118,164 @@ def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
             redo(int(b))
             lost[b] = rounding * np.minimum(row_size[b, rows[b]], column_size[b, columns[b]])
             vanished[b] = (np.abs(factors[b].diagonal()) <= lost[b]) & (F.d.mantissa[b, columns[b]] != 0)
+        if F.slices and keep_left:  # any other pivot will do, as what it lacks is made good below
+            raised = vanished & (lost > 0)
+            np.einsum("bii->bi", factors)[raised] = lost[raised]
+            Ut, d, ratios = unit_triangle(factors, F.d.at(each, columns))
+            vanished &= ~raised
         # a vanished pivot has no right digit, so it is the zero that it cannot be told from
         singular = singular | (vanished & (d.mantissa != 0)).any(axis=1)
-        d = Scales(np.where(vanished, 0.0, d.mantissa), np.where(vanished, ZERO_EXPONENT, d.exponent))
+        d = _without(d, vanished)
         Ut.swapaxes(1, 2)[vanished] = 0.0
-    return GradedFactor(left, d, Ut.swapaxes(1, 2) @ F.Y[each, columns], singular, rows)
+    factored = _Factored(left, factors, ratios, d, rows, columns, orthogonal)
+    if not keep_left:
+        error = _error_of_reading(F, factored, np.minimum(row_size[each, rows], column_size[each, columns]))
+        return F._replace(Ct=left, d=d, Y=Ut.swapaxes(1, 2) @ F.Y[each, columns], singular=singular, error=error)
+    error, pending = F.error, F.pending
+    if F.slices:
+        d, Ut, rest, vanished, unknown = _make_good(F, factored, Ut)
+        error = error[each, columns] + unknown
+        singular = singular | (vanished & (d.mantissa != 0)).any(axis=1)
+        d = _without(d, vanished)
+    else:
+        rest, error, pending = _keep_count(F, factored, row_size)
+    Y = Ut.swapaxes(1, 2) @ F.Y[each, columns]
+    return GradedFactor(left, d, Y, singular, rest, error, pending, F.slices, rows, F.factorizations + 1)
+
+
+# --- The rest of C, to first order: C + rest = X · (I + E) · R, with E = X⁻¹ · rest · R⁻¹ -----------------------------
+#
+# What stands in E below the diagonal turns the columns of X and is carried on with them: it does no harm as long as the
+# scales keep their order, and grows when later steps close the gap between two of them. What stands on or above it is a
+# relative change of d and Y, and remains what it is.
+
+
+class _Factored(NamedTuple):
+    """C[rows][:, columns] = X · R of a batch."""
+
+    left: Array  # Xᵀ
+    Rt: Array  # Rᵀ on and below the diagonal; above it is no part of R
+    ratios: Array  # d_j/d'_i at [j, i], d and d' the scales before and after
+    d: Scales  # d'
+    rows: Integers
+    columns: Integers
+    orthogonal: NDArray[np.bool_]  # [N]: X is Q, not L
+
+
+def _make_good(F: GradedFactor, A: _Factored, Ut: Array) -> tuple[Scales, Array, Array, NDArray[np.bool_], Array]:
+    """d, Uᵀ and the rest of X, for the rest of C that is known and what this factorization adds to it.
+
+    X · (I + E) · R = (X · L) · (D · V · R) for I + E = L · D · V, which E itself tells where it is small.
+
+    Returns:
+        (d, Uᵀ, the rest, which of d are 0 as far as the slices can tell, the error of d that E cannot tell), the last
+        two [N, n].
+    """
+    rest = _permuted(F.rest, A.columns, A.rows)
+    rest += remainder.residual(_permuted(F.Ct, A.columns, A.rows), np.tril(A.Rt), A.left, F.slices)
+    Et, _ = _relative(A, rest)
+    n = Et.shape[-1]
+    diagonal = 1.0 + Et.diagonal(axis1=1, axis2=2)
+    size = np.abs(Et)
+    error = np.zeros_like(diagonal)
+    for b in np.flatnonzero(~(size.max(axis=(1, 2)) <= SMALL)):
+        error[b] = n * EXAMPLE * np.maximum(size[b].max(axis=0), size[b].max(axis=1))
+        diagonal[b], Et[b] = _unpivoted(Et[b])
+    vanished = np.abs(diagonal) <= NOTHING_LEFT
+    above = A.ratios * A.Rt.diagonal(axis1=1, axis2=2)[:, :, None] * Et * _strictly_upper(n).T
+    np.einsum("bii->bi", above)[...] = 0.0
+    d = Scales.of(A.d.mantissa * diagonal, A.d.exponent)
+    return d, Ut + Ut @ above, _carried(Et, A), vanished, error
+
+
+def _unpivoted(Et: Array) -> tuple[Array, Array]:
+    """D [n] and (L − I + V − I)ᵀ [n, n] for I + E = L · D · V."""
+    M = np.eye(len(Et)) + Et.T
+    for k in range(len(M)):
+        if M[k, k] != 0:
+            M[k + 1 :, k] /= M[k, k]
+            M[k + 1 :, k + 1 :] -= np.outer(M[k + 1 :, k], M[k, k + 1 :])
+            M[k, k + 1 :] /= M[k, k]
+    return M.diagonal().copy(), M.T
+
+
+def _without(d: Scales, vanished: NDArray[np.bool_]) -> Scales:
+    """The same with exact zeros where a scale has vanished."""
+    return Scales(np.where(vanished, 0.0, d.mantissa), np.where(vanished, ZERO_EXPONENT, d.exponent))
+
+
+def _keep_count(F: GradedFactor, A: _Factored, row_size: Array) -> tuple[Array, Array, Array]:
+    """The rest of X, the error of d and Y, and the error that is pending, with an example of what rounding did here."""
+    n = F.Ct.shape[-1]
+    rest = _permuted(F.rest, A.columns, A.rows)
+    # the product before this and elimination: both may pass through numbers much larger than those they end with
+    rest += _example(n, F.factorizations) * (np.abs(A.Rt * _strictly_upper(n + 1).T[1:, :-1]) @ np.abs(A.left))
+    for b in np.flatnonzero(A.orthogonal):  # reflections fill in zeros, which elimination leaves alone
+        rest[b] += _example(n, F.factorizations + 1) * row_size[b, A.rows[b]]
+    Et, in_scale = _relative(A, rest)
+    error = np.take_along_axis(F.error, A.columns, 1) + largest(np.abs(in_scale), axis=1)
+    return _carried(Et, A), error, largest(np.abs(Et * _strictly_upper(n)), axis=2)
+
+
+def _error_of_reading(F: GradedFactor, A: _Factored, size: Array) -> Array:
+    """The error of d once X is dropped, `size` [N, n] being that of what the diagonal of R was reduced from."""
+    return np.take_along_axis(F.error + F.pending, A.columns, 1) + rounding_of_pivots(size, A.Rt)
+
+
+def rounding_of_pivots(size: Array, Rt: Array) -> Array:
+    """Relative rounding errors of the diagonal of R [N, n], where what it was reduced from was of that size."""
+    pivots = np.abs(Rt.diagonal(axis1=1, axis2=2))
+    return EXAMPLE * np.divide(size, pivots, out=np.zeros_like(pivots), where=pivots != 0)
+
+
+def _relative(A: _Factored, rest: Array) -> tuple[Array, Array]:
+    """Eᵀ for restᵀ [N, n, n], in its place, and (diag(d')⁻¹ · E · diag(d'))ᵀ on and above the diagonal of E."""
+    left, Rt = A.left, A.Rt
+    if A.orthogonal.any():
+        left = left.copy()
+        for b in np.flatnonzero(A.orthogonal):
+            rest[b] = rest[b] @ left[b].T
+            left[b] = np.eye(left.shape[-1])
+    live = A.d.mantissa != 0
+    whole = live.all()
+    if not whole:  # what is exactly zero has no rest
+        Rt = Rt.copy()
+        np.einsum("bii->bi", Rt)[~live] = 1.0
+        rest *= live[:, :, None]
+    lapack.divide_by_triangles(rest, left, Rt)
+    if not whole:
+        rest *= live[:, :, None]
+        rest *= live[:, None, :]
+    in_scale = A.ratios * rest
+    in_scale *= Rt.diagonal(axis1=1, axis2=2)[:, :, None]
+    return rest, in_scale
+
+
+def _carried(Et: Array, A: _Factored) -> Array:
+    """(X · E)ᵀ of what stands in E below the diagonal."""
+    rest: Array = (Et * _strictly_upper(Et.shape[-1])) @ A.left
+    return rest
+
+
+@functools.cache
+def _strictly_upper(n: int) -> Array:
+    """Ones above the diagonal."""
+    return np.triu(np.ones((n, n)), 1)
+
+
+@functools.cache
+def _examples(n: int) -> Array:
+    """Signs and sizes of rounding, to cut patterns from."""
+    return EXAMPLE * np.random.default_rng(0).uniform(-1.0, 1.0, (n + EXAMPLES, n + EXAMPLES))
+
+
+def _example(n: int, count: int) -> Array:
+    """One pattern of relative rounding [n, n]."""
+    k = count % EXAMPLES
+    return _examples(n)[k : k + n, k : k + n]
+
+
+# --- Factors and orders -----------------------------------------------------------------------------------------------
 
 
 def _permuted(Ct: Array, columns: Integers, rows: Integers) -> Array:
@@ -235,74 +309,3 @@ def _pivoted_columns(C: Array, log2_d: Array) -> Integers:
         v[0] += np.copysign(np.sqrt(v @ v), v[0])
         C[j:, j:] -= np.outer(v * (2 / (v @ v)), v @ C[j:, j:])
     return order
-
-
-def _brackets(D: Integers) -> list[Array]:
-    """diag(2^D) as a product of diagonals that each span no more than BRACKET_BITS: one, but for extreme saturation."""
-    parts = 1 + int(2 * np.abs(D[D != ZERO_EXPONENT]).max(initial=0)) // BRACKET_BITS
-    return [power_of_two_biased(1023 + D * (i + 1) // parts - D * i // parts)[..., None] for i in range(parts)]
-
-
-def start_of_sweep(start: Array, sequences: int) -> GradedFactor:
-    """The empty product P_Tᵀ · start of each sequence, for `start` orthogonal [n, n].
-
-    Any `start` leaves the singular values alone, and a random one redraws the rounding.
-    """
-    n = len(start)
-    d = Scales.of(np.ones((sequences, n)), np.zeros((sequences, n), np.int64))
-    eyes = np.repeat(np.eye(n)[None], sequences, axis=0)
-    return GradedFactor(np.repeat(start.T[None], sequences, axis=0), d, eyes, np.zeros(sequences, bool))
-
-
-def sweep(carried: GradedFactor, J: Array, wanted: Sequence[int]) -> tuple[GradedFactor, GradedFactor | None, Array]:
-    """Carry P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ · start backwards through a chunk of steps, for a batch of sequences.
-
-    Fed with J_sᵀ as it stands the sweep would lose accuracy where units saturate: the grading of diag(φ')·W would
-    sit on the wrong side of each factor. So each Jacobian is split by its row sizes, J_s = D_s Ĵ_s, and the
-    product regrouped, every bracket graded by rows:
-
-        P_tᵀ = Ĵ_{t+1}ᵀ · [D_{t+1} Ĵ_{t+2}ᵀ] ··· [D_{T−1} Ĵ_Tᵀ] · [D_T · start]
-
-    Args:
-        carried: C · diag(d) · Y = P_tᵀ · start at the end of the chunk, rows in their own order.
-        J: the chunk [B, K, n, n].
-        wanted: which of its K steps to hand out, ascending.
-
-    Returns:
-        (the product carried to the start of the chunk, C · diag(d) · Y = P_tᵀ · start before each wanted step,
-        stacked to [len(wanted)·B, n, n] with time as the slower axis; None if none is wanted;
-        ln|det J_s| [B, K]).
-    """
-    unit, D, shift = row_scales(J)
-    brackets = _brackets(D)
-    each = np.arange(len(J))[:, None]
-    emitted = []
-    asked = set(wanted)
-    for s in range(J.shape[1] - 1, -1, -1):
-        for i, bracket in enumerate(brackets):
-            graded = bracket[:, s].swapaxes(1, 2) * (_in_order(carried) if i else carried.Ct)
-            carried = refactor(carried._replace(Ct=graded), keep_left=True)
-        d = carried.d
-        d = Scales(d.mantissa, np.where(d.mantissa == 0, ZERO_EXPONENT, d.exponent + shift[:, s, None]))
-        Ct = carried.Ct @ unit[:, s][each, carried.rows]
-        carried = GradedFactor(Ct, d, carried.Y, carried.singular)
-        if s in asked:
-            emitted.append(carried)
-    # the determinants of the steps, by an LU of their own, so that they can tell on the sweep
-    ln_det = np.asarray(np.linalg.slogdet(unit)[1]) + LN2 * (D.sum(axis=-1) + J.shape[-1] * shift)
-    return carried, _stack(emitted[::-1]) if emitted else None, ln_det
-
-
-def _in_order(F: GradedFactor) -> Array:
-    """Cᵀ with the rows of C in their own order."""
-    Ct = np.empty_like(F.Ct)
-    Ct.swapaxes(1, 2)[np.arange(len(Ct))[:, None], F.rows] = F.Ct.swapaxes(1, 2)
-    return Ct
-
-
-def _stack(factors: list[GradedFactor]) -> GradedFactor:
-    """One batch of several."""
-    Ct, d, Y, singular, _ = zip(*factors, strict=True)
-    mantissa, exponent = zip(*d, strict=True)
-    d = Scales(np.concatenate(mantissa), np.concatenate(exponent))
-    return GradedFactor(np.concatenate(Ct), d, np.concatenate(Y), np.concatenate(singular))

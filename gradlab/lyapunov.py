@@ -16,8 +16,9 @@ from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
 from gradlab.blas import one_blas_thread
-from gradlab.graded import ROUNDING, descending
+from gradlab.graded import ROUNDING
 from gradlab.links import log_abs_determinants
+from gradlab.scales import descending
 from gradlab.validation import Array, positive_integer, step_jacobian_array
 
 # Between two QRs the columns of a frame may grow apart by this much: R_ii then keeps 53 − 24 bits, and an exponent
@@ -241,9 +242,10 @@ class _Frames:
         Q, r = _orthonormal(moved)
         dead: NDArray[np.bool_] = np.logical_not(self.frame.any(axis=1))
         smallest = np.where(dead, np.inf, r).min(axis=1)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             spread = float(np.max(largest / smallest, initial=1.0))
-        if spread > (LOST if self.fixed else SPREAD):  # where a direction dies, single steps say which one, and when
+        # where a direction dies, single steps say which one, and when; NaN is 0/0, a step in which all of them do
+        if not spread <= (LOST if self.fixed else SPREAD):
             return None
         self.spread = max(self.spread, spread)
         self._choose(J.shape[1], spread)

@@ -8,26 +8,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dgejsv
 
-from gradlab import lapack
+from gradlab import lapack, remainder
+from gradlab.backwards import start_of_sweep, sweep
 from gradlab.blas import one_blas_thread
-from gradlab.graded import (
-    LN2,
-    GradedFactor,
-    Integers,
-    Scales,
-    descending,
-    log2_abs,
-    refactor,
-    start_of_sweep,
-    sweep,
-    unit_triangle,
-)
+from gradlab.graded import GradedFactor, refactor, rounding_of_pivots
+from gradlab.scales import LN2, Integers, Scales, descending, log2_abs, unit_triangle
 from gradlab.streaming import LazyJacobians, StepReader
 from gradlab.validation import Array
 
@@ -39,7 +30,11 @@ MARGIN_ABOVE = 30.0
 MARGIN_BELOW = 30.0
 NEGLIGIBLE = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK is allowed before Jacobi takes over
-UNTRUSTED = 1e-6  # the |Σ ln σ − Σ ln|det J_s|| at which the user is told
+DOUBTFUL = 1e-11  # the error at which a sequence is computed again with its rounding made good …
+ONE_SLICE = 1e-8  # … by products to about 2^-70, or beyond this to 2^-93
+ALTOGETHER = 0.5  # nats by which a value changes that the last digits of J decide: it may as well be zero
+EPS = float(np.finfo(np.float64).eps)
+UNTRUSTED = 1e-6  # the error, or the |Σ ln σ − Σ ln|det J_s||, at which the user is told
 CHUNK_BYTES = 1 << 20  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded
 
 
@@ -68,10 +63,11 @@ def log_singular_values(
         ln σ_i(P_t),   P_t = ∂h_T/∂h_t = J_T ··· J_{t+1},   t = 0 … T−1
 
     Forming P_t and calling an SVD gets the largest right and loses the rest, since the values soon span more than
-    float64 holds. Here the product is carried as orthogonal · exponents · well-conditioned (`gradlab.graded`), and
-    every value is right to 1e-14 to 1e-10 wherever the steps, their rows brought to one size, are well conditioned;
-    gates saturated by weights many times the usual may cost more in the smallest values (1e-8 seen for a GRU at gain
-    8, `benchmarks/spectrum_accuracy.py`), and `return_error` says so.
+    float64 holds. Here the product is carried as orthogonal · exponents · well-conditioned (`gradlab.graded`) together
+    with an example of what rounding does to it, which tells the error of every value. Where that is above 1e-11 in
+    ln σ, the sweep is done again with its rounding made good (`gradlab.remainder`). What comes back is right to 1e-10
+    for the step Jacobians as they are given, all values and all lags, and mostly to 1e-13
+    (`benchmarks/spectrum_accuracy.py`); where it is not, a warning says so, and `return_error` which values.
 
     Args:
         J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}. Or anything that has
@@ -79,15 +75,14 @@ def log_singular_values(
             chunks, so that memory stays bounded (`LazyStepJacobians`, a dataset of h5py or zarr).
         times: which t to read out, indices 0 … T−1 in any order, repeated or not; all T by default. The rest costs
             the sweep only, and what lies before the earliest is not read at all.
-        return_error: also estimate the error, at twice the cost: everything runs again with a random orthogonal
-            factor at the far end, which changes no singular value and all of the rounding. One draw may come out ten
-            times too small now and then; it is a magnitude, not a bound.
+        return_error: also give the estimated error, which is known anyway. It is a magnitude, from one example of
+            rounding, and no bound: it comes out ten times too small now and then.
 
     Returns:
         ln σ in nats [B, T, n] (or [T, n]), index t along time, or [B, len(times), n] with the times in the order
         given; descending in i. −∞ is an exact zero: dead units are counted, not guessed; or, with a warning, a value
-        of which rounding left no digit. With `return_error`, (ln σ, |error of ln σ|) of the same shape; the error of
-        a value that was lost is ∞.
+        that the last digits of the entries of J decide altogether. With `return_error`, (ln σ, |error of ln σ|) of the
+        same shape; the error of such a value is ∞.
 
     Raises:
         ValueError: wrong shape, an empty axis, NaN or infinity in J (named by batch and step), times out of range.
@@ -95,12 +90,12 @@ def log_singular_values(
 
     Warns:
         RuntimeWarning: a step Jacobian is singular to working precision without a zero row (a low-rank W), so that
-            −∞ stands for values no different from zero in float64; or Σ_i ln σ_i(P_t) = Σ_s ln|det J_s| fails, so that
-            some values are rounding noise, and `return_error=True` says which.
+            −∞ stands for values no different from zero in float64; or some values are uncertain by more than 1e-6
+            nats, by their estimated errors or since Σ_i ln σ_i(P_t) = Σ_s ln|det J_s| fails.
 
     Source:
         D. E. Stewart 1997 (graded QR of products); Bauer 2020 (stratification); Cox and Higham 1998 (row ordering);
-        Drmač and Veselić 2008 (Jacobi).
+        Drmač and Veselić 2008 (Jacobi); Ozaki et al. 2012 (products without rounding).
 
     Example:
         >>> import numpy as np
@@ -111,32 +106,73 @@ def log_singular_values(
         (2, 2)
     """
     reader = StepReader.of(J)
-    n = reader.shape[-1]
     asked, order = np.unique(_checked_times(times, reader.shape[1]), return_inverse=True)
-    starts = [np.eye(n)]
-    if return_error:
-        starts.append(np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0])
-    (ln_s, *again), singular, imbalance = _at_times(reader, asked, starts)
-    if singular.any():
+    found = _at_times(reader, asked)
+    _make_good(reader, asked, found)
+    if found.singular.any():
         warnings.warn(
             "a step Jacobian is singular to working precision though none of its rows is zero (low-rank or repeated"
             " weights, or saturated gates): the singular values that vanish in rounding are returned as −∞",
             RuntimeWarning,
             stacklevel=2,
         )
-    if not imbalance <= UNTRUSTED:
+    uncertain = max(found.imbalance.max(), found.error[np.isfinite(found.error)].max(initial=0.0))
+    if not uncertain <= UNTRUSTED:
         warnings.warn(
-            f"the singular values of a product miss its determinant by {imbalance:.1e} nats: the step Jacobians are too"
-            " ill-conditioned for the smallest values; log_singular_values(J, return_error=True) says which to trust",
+            f"some singular values are uncertain by {uncertain:.1e} nats, so ill-conditioned are the step Jacobians;"
+            " log_singular_values(J, return_error=True) says which",
             RuntimeWarning,
             stacklevel=2,
         )
     place = (0, order) if reader.single else (slice(None), order)
-    if not return_error:
-        return ln_s[place]
-    error = np.abs(np.subtract(ln_s, again[0], out=np.zeros_like(ln_s), where=ln_s != again[0]))
-    error[np.isneginf(ln_s) & singular[..., None]] = np.inf  # lost in rounding: any value below it will do
-    return ln_s[place], error[place]
+    return (found.ln_s[place], found.error[place]) if return_error else found.ln_s[place]
+
+
+def _make_good(reader: StepReader, times: Integers, found: _Found) -> None:
+    """Replace what is doubtful in `found` by a sweep that makes good its own rounding, with as many slices as it takes.
+
+    The error left is that of the first sweep, as far down as the slices reach. Where that sweep lost all digits of a
+    value, or this one does not know how many it found, it is the difference of two sweeps from different starts; and
+    what the last digits of J decide is taken for zero.
+    """
+    n = reader.shape[-1]
+    doubtful = np.any(~(found.error <= DOUBTFUL), axis=2)  # NaN is doubtful
+    worst = found.error.max(axis=(1, 2))
+    slices = np.where(worst <= ONE_SLICE, 1, 2)  # NaN takes two
+    for count in np.unique(slices[doubtful.any(axis=1)]).tolist():
+        sequences = np.flatnonzero((slices == count) & doubtful.any(axis=1))
+        lags = np.flatnonzero(doubtful[sequences].any(axis=0))
+        place = np.ix_(sequences, lags)
+        again = _at_times(reader, times[lags], sequences=sequences, slices=count)
+        left = 2.0 ** (53 - remainder.bits(n, count))
+        error = again.error + left * found.error[place]
+        lost = np.any(~(found.error[place] < 1) | ~(again.error <= DOUBTFUL), axis=(1, 2))
+        if lost.any():
+            turn = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+            other = _at_times(reader, times[lags], sequences=sequences[lost], start=turn, slices=count)
+            error[lost] = _apart(again.ln_s[lost], other.ln_s)
+            shaken = _at_times(reader, times[lags], sequences=sequences[lost], slices=count, shake=True)
+            nothing = np.zeros_like(error, bool)
+            nothing[lost] = np.maximum(error[lost], _apart(again.ln_s[lost], shaken.ln_s)) > ALTOGETHER
+            again.ln_s[nothing] = -np.inf
+            again.ln_s[...] = np.sort(again.ln_s, axis=2)[..., ::-1]
+            again.singular[...] |= nothing.any(axis=2)
+        error[np.isneginf(again.ln_s) & again.singular[..., None]] = np.inf
+        found.ln_s[place], found.error[place], found.singular[place] = again.ln_s, error, again.singular
+        found.imbalance[place] = 0.0  # the determinants of the steps are no better than the first sweep
+
+
+def _apart(ln_s: Array, other: Array) -> Array:
+    """How far two answers lie apart, and the rounding of either."""
+    apart = np.subtract(ln_s, other, out=np.zeros_like(other), where=ln_s != other)  # −∞ is −∞
+    return np.abs(apart) + _rounding(ln_s)
+
+
+def _rounding(ln_s: Array) -> Array:
+    """Of a logarithm; 0 for −∞."""
+    finite = np.isfinite(ln_s)
+    size = np.abs(ln_s, out=np.zeros_like(ln_s), where=finite)
+    return EPS * np.where(finite, np.maximum(1.0, size), 0.0)
 
 
 def _checked_times(times: Times | None, T: int) -> Integers:
@@ -145,9 +181,7 @@ def _checked_times(times: Times | None, T: int) -> Integers:
         return np.arange(T)
     array = np.asarray(times)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-        raise TypeError(
-            f"times must be a list of integers t, got {times!r}; leave it out for all of them"
-        )
+        raise TypeError(f"times must be a list of integers t, got {times!r}; leave it out for all of them")
     if array.min() < 0 or array.max() >= T:
         bad = array[(array < 0) | (array >= T)][0]
         raise ValueError(f"times must lie in 0 … {T - 1} (∂h_T/∂h_t for T = {T} steps), got {bad}")
@@ -157,58 +191,83 @@ def _checked_times(times: Times | None, T: int) -> Integers:
 # --- Over sequences and lags -------------------------------------------------------------------------------------
 
 
-def _at_times(reader: StepReader, times: Integers, starts: list[Array]) -> tuple[Array, NDArray[np.bool_], float]:
-    """Sweep once over the steps, from each of the `starts`, and read out the `times` (ascending).
+class _Found(NamedTuple):
+    """What one sweep over some sequences gives."""
 
-    Returns:
-        (ln σ(P_tᵀ · start) [len(starts), B, len(times), n], whether a pivot vanished [B, len(times)], the largest
-        failure of the determinant identity).
+    ln_s: Array  # [B, len(times), n]
+    error: Array  # [B, len(times), n]
+    singular: NDArray[np.bool_]  # [B, len(times)] a pivot vanished
+    imbalance: Array  # [B, len(times)] by how much Σ ln σ misses the determinant of the product; 0 where it is −∞
+
+
+def _at_times(
+    reader: StepReader,
+    times: Integers,
+    *,
+    sequences: Integers | None = None,
+    start: Array | None = None,
+    slices: int = 0,
+    shake: bool = False,
+) -> _Found:
+    """Sweep once over the steps of the `sequences` (all), from `start` (1), and read out the `times` (ascending).
+
+    `slices` make good the rounding; `shake` changes every entry of J by at most one unit in its last place.
     """
     B, T, n, _ = reader.shape
-    ln_s = np.empty((len(starts), B, len(times), n))
+    chosen = np.arange(B) if sequences is None else sequences
+    B = len(chosen)
+    start = np.eye(n) if start is None else start
+    ln_s, error = np.empty((B, len(times), n)), np.empty((B, len(times), n))
+    singular = np.zeros((B, len(times)), bool)
     ln_det = np.empty((B, T - times[0]))
     workers = _usable_cores()
     matrix_bytes = 8 * n * n
-    sequences = max(1, min(-(-B // workers), CHUNK_BYTES // matrix_bytes))
-    groups = [(k, slice(b, min(b + sequences, B))) for k in range(len(starts)) for b in range(0, B, sequences)]
-    lags = max(1, CHUNK_BYTES // (matrix_bytes * sequences))
-    singular = np.zeros(ln_s.shape[:3], bool)
+    size = max(1, min(-(-B // workers), CHUNK_BYTES // matrix_bytes))
+    groups = [slice(b, min(b + size, B)) for b in range(0, B, size)]
+    lags = max(1, CHUNK_BYTES // (matrix_bytes * size))
 
+    rng = np.random.default_rng(0)
     _keep_freed_memory()
 
-    def read_out(run: int, group: slice, first: int, factors: GradedFactor) -> None:
-        d, At, vanished = _triangularise(factors)
+    def read_out(group: slice, first: int, factors: GradedFactor) -> None:
+        d, At, errors, vanished = _triangularise(factors)
         values = _log_values(d, At)
-        values = values.reshape(-1, group.stop - group.start, n)
-        ln_s[run, group, first : first + len(values)] = values.swapaxes(0, 1)
-        vanished = vanished.reshape(values.shape[:2])
-        singular[run, group, first : first + len(values)] = vanished.swapaxes(0, 1)
+
+        def by_time(x: NDArray[Any]) -> NDArray[Any]:
+            return x.reshape(-1, group.stop - group.start, *x.shape[1:]).swapaxes(0, 1)
+
+        lags = slice(first, first + len(values) // (group.stop - group.start))
+        ln_s[group, lags] = by_time(values)
+        error[group, lags] = by_time(_errors(errors, d, values, vanished))
+        singular[group, lags] = by_time(vanished)
 
     # LAPACK runs outside the interpreter's lock, and threads inside BLAS only get in each other's way at these sizes
     with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        carried = [start_of_sweep(starts[run], group.stop - group.start) for run, group in groups]
+        carried = [start_of_sweep(start, group.stop - group.start, slices=slices) for group in groups]
         pending = deque[Future[None]]()
         for first, chunk in reader.backwards(int(times[0]), lags):
+            if sequences is not None:
+                chunk = chunk[sequences]
+            if shake:
+                chunk = chunk * (1 + EPS * rng.integers(-1, 2, chunk.shape))
             steps = slice(first - int(times[0]), first - int(times[0]) + chunk.shape[1])
             low, high = np.searchsorted(times, (first, first + chunk.shape[1]))
             wanted = (times[low:high] - first).tolist()
             swept = [
-                pool.submit(sweep, state, chunk[group], wanted)
-                for state, (_, group) in zip(carried, groups, strict=True)
+                pool.submit(sweep, state, chunk[group], wanted) for state, group in zip(carried, groups, strict=True)
             ]
-            for i, ((run, group), future) in enumerate(zip(groups, swept, strict=True)):
+            for i, (group, future) in enumerate(zip(groups, swept, strict=True)):
                 carried[i], factors, ln_det[group, steps] = future.result()
                 if factors is not None:
-                    pending.append(pool.submit(read_out, run, group, low, factors))
+                    pending.append(pool.submit(read_out, group, low, factors))
             while len(pending) > 2 * len(groups) + 2 * workers:  # not too far ahead: factors take memory
                 pending.popleft().result()
         while pending:
             pending.popleft().result()
     expected = np.cumsum(ln_det[:, ::-1], axis=1)[:, ::-1][:, times - times[0]]
-    total = ln_s[0].sum(axis=-1)
-    nonzero = ~np.isneginf(total)
-    imbalance = float(np.abs(total[nonzero] - expected[nonzero]).max(initial=0.0))
-    return ln_s, np.logical_or.reduce(singular, axis=0), imbalance
+    total = ln_s.sum(axis=-1)
+    imbalance = np.abs(np.subtract(total, expected, out=np.zeros_like(total), where=~np.isneginf(total)))
+    return _Found(ln_s, error, singular, imbalance)
 
 
 def _keep_freed_memory() -> None:
@@ -228,19 +287,28 @@ def _usable_cores() -> int:
 # --- Reading out one batch of lags -------------------------------------------------------------------------------
 
 
-def _triangularise(F: GradedFactor) -> tuple[Scales, Array, NDArray[np.bool_]]:
-    """Reduce C · diag(d) · Y to (d, Aᵀ, singular): diag(d) · A has its singular values, A is a graded unit triangle.
+def _triangularise(F: GradedFactor) -> tuple[Scales, Array, Array, NDArray[np.bool_]]:
+    """Reduce C · diag(d) · Y to (d, Aᵀ, errors, singular): diag(d) · A has its singular values, A is a graded triangle.
 
     First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
-    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i.
+    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i; A has a unit diagonal.
     """
     F = refactor(F, keep_left=False)
-    rows = descending(F.d.log2() + log2_abs(np.abs(F.Y).max(axis=2)))
+    size = np.abs(F.Y).max(axis=2)
+    rows = descending(F.d.log2() + log2_abs(size))
     each = np.arange(len(rows))[:, None]
     Rt = F.Y[each, rows]
     lapack.qr(Rt)
-    At, d = unit_triangle(Rt, F.d.at(each, rows))
-    return d, At, F.singular
+    At, d, _ = unit_triangle(Rt, F.d.at(each, rows))
+    return d, At, F.error[each, rows] + rounding_of_pivots(size[each, rows], Rt), F.singular
+
+
+def _errors(error: Array, d: Scales, ln_s: Array, vanished: NDArray[np.bool_]) -> Array:
+    """The errors of ln σ [N, n] by those of d."""
+    each = np.arange(len(ln_s))[:, None]
+    error = np.where(np.isneginf(ln_s), 0.0, error[each, descending(d.log2())]) + _rounding(ln_s)
+    error[np.isneginf(ln_s) & vanished[:, None]] = np.inf  # lost in rounding: any value below it will do
+    return error
 
 
 def _log_values(d: Scales, At: Array) -> Array:

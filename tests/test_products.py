@@ -4,13 +4,14 @@ import cases
 import numpy as np
 import pytest
 import reference
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from gradlab import products
 from gradlab.products import log_singular_values
+from gradlab.streaming import StepReader
 
 Array = NDArray[np.float64]
 
@@ -214,10 +215,7 @@ checked = settings(deadline=None, max_examples=40)
 @given(stacks())
 def test_reversal_with_transposition(J: Array) -> None:
     backward = J[::-1].swapaxes(1, 2)
-    # transposed, the slopes grade the columns, and a row-scaled step is only as well conditioned as this
-    condition = max(np.linalg.cond(one / np.abs(one).max(axis=1, keepdims=True)) for one in backward)
-    assume(condition < 1e6)
-    assert distance(log_singular_values(J)[0], log_singular_values(backward)[0]) < INVARIANCE * condition
+    assert distance(log_singular_values(J)[0], log_singular_values(backward)[0]) < INVARIANCE
 
 
 @checked
@@ -262,22 +260,50 @@ def test_descending_with_a_small_error_estimate(J: Array) -> None:
     assert (error < INVARIANCE).all()
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_scales_that_cross_and_cross_again(seed: int, transposed: bool) -> None:
+    """Units shut and opened by turns: one sweep in float64 loses up to all digits of a well-conditioned product."""
+    rng = np.random.default_rng(seed)
+    T, n = 12, 4
+    M = rng.uniform(-1, 1, (T, n, n)) / (4 * n) * rng.choice([0, 1e-3, 1], (T, n, n))
+    J = rng.choice([1, 0.5, 2.0**-20, 2.0**-60], (T, n))[:, :, None] * (2 * np.eye(n) + M)
+    if transposed:
+        J = J[::-1].swapaxes(1, 2)
+    ln_s, error = log_singular_values(J, return_error=True)
+    wrong = np.abs(ln_s - np.array([reference.exact_log_singular_values(J[t:], 2400) for t in range(T)]))
+    assert wrong.max() < PROMISE
+    assert (wrong <= 30 * error + PROMISE / 10).all()
+
+
 # --- The error estimate ------------------------------------------------------------------------------------------
 
 
-def test_error_estimate_sees_ill_conditioning() -> None:
+def turned_jordan() -> Array:
+    """Ill-conditioned by itself: the last digits of its entries decide the fourth of some ln σ."""
     turn = cases.random_orthogonal(10, np.random.default_rng(0))  # a triangle as it stands is no difficulty for LU
-    J = turn @ cases.jordan(0.95, 10, 200) @ turn.T
-    ln_s, error = log_singular_values(J, return_error=True)
+    return turn @ cases.jordan(0.95, 10, 200) @ turn.T
+
+
+def test_one_sweep_knows_its_error() -> None:
+    J = turned_jordan()
+    found = products._at_times(StepReader.of(J), np.array([0]))
+    true = np.abs(found.ln_s[0, 0] - reference.exact_log_singular_values(J, 4000))
+    assert 1e-9 < true.max() < 30 * found.error.max() < 900 * true.max()  # one draw: a magnitude
+
+
+def test_rounding_is_made_good() -> None:
+    J = turned_jordan()
+    ln_s, error = log_singular_values(J, times=[0], return_error=True)
     true = np.abs(ln_s[0] - reference.exact_log_singular_values(J, 4000))
-    assert error[0].max() > 1e-9 > 1e2 * log_singular_values(cases.leaky_net(10, 50, 0), return_error=True)[1].max()
-    assert true.max() < 30 * error[0].max()  # one draw: a magnitude
+    assert true.max() < 1e-10
+    assert (true < 30 * error[0] + 1e-13).all()
 
 
 def test_ill_conditioned_product_is_announced() -> None:
     J = cases.lstm(4, 30, 20, 2)  # saturated gates: entries of 1e-20 beside 1, and cancellation between them
     exact = reference.exact_log_singular_values(J)
-    with pytest.warns(RuntimeWarning, match="miss its determinant"):
+    with pytest.warns(RuntimeWarning, match="uncertain by"):
         ln_s, error = log_singular_values(J, return_error=True)
     wrong = np.abs(ln_s[0] - exact)
     assert (wrong <= 1e-9 + 30 * error[0]).all()
