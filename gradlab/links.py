@@ -31,10 +31,10 @@ def sum_from_end(steps: Array) -> Array:
     return np.cumsum(steps[..., ::-1], axis=-1)[..., ::-1]
 
 
-def log_norms(matrices: Array) -> Array:
-    """Return ln‖A‖₂ over the leading axes, for entries of any scale."""
+def log_norms(matrices: Array, order: float = 2) -> Array:
+    """Return ln‖A‖ over the leading axes, for entries of any scale; the norm is induced by p = 1, 2 or ∞."""
     scaled, exponent = _scaled(matrices)
-    norms: Array = np.linalg.norm(scaled, ord=2, axis=(-2, -1)).astype(np.float64)
+    norms: Array = np.linalg.norm(scaled, ord=order, axis=(-2, -1)).astype(np.float64)
     return log_zero(norms) + LN2 * exponent
 
 
@@ -55,15 +55,35 @@ def log_smallest(J: Array) -> Array:
     return log_zero(smallest) + LN2 * exponent
 
 
+def log_step_values(J: Array) -> Array:
+    """Return ln σ_i of each matrix [B, T, n], descending; zero rows or columns give exact zeros, −∞."""
+    scaled, exponent = _scaled(J)
+    sigma = np.linalg.svd(scaled, compute_uv=False).astype(np.float64)
+    for b, s in zip(*np.nonzero(sigma[..., -1] < 1e-4 * sigma[..., 0]), strict=True):
+        sigma[b, s] = _jacobi_values(scaled[b, s])
+    return log_zero(sigma) + LN2 * exponent[..., None]
+
+
 def _jacobi_smallest(matrix: Array) -> float:
     """Return σn to a relative accuracy that does not depend on σ1."""
     if not (matrix.any(axis=0).all() and matrix.any(axis=1).all()):
         return 0.0  # a zero row or column: exactly singular
+    return float(_jacobi_values(matrix)[-1])
+
+
+def _jacobi_values(matrix: Array) -> Array:
+    """Return σ_i [n], descending, each to a relative accuracy that does not depend on σ1."""
+    values = np.zeros(len(matrix))
+    live = matrix[matrix.any(axis=1)][:, matrix.any(axis=0)]
+    if live.size == 0:
+        return values
     # columns of the transpose carry the grading of diag(φ') W, which one-sided Jacobi does not feel
-    values, _, _, work, _, info = dgejsv(np.asfortranarray(matrix.T), joba=0, jobu=3, jobv=3)
+    tall = live.T if live.shape[0] <= live.shape[1] else live
+    found, _, _, work, _, info = dgejsv(np.asfortranarray(tall), joba=0, jobu=3, jobv=3)
     if info != 0:
         raise scipy.linalg.LinAlgError(f"dgejsv did not converge (info {info})")
-    return float(values[-1] * work[0] / work[1])
+    values[: len(found)] = found * (work[0] / work[1])
+    return values
 
 
 def log_abs_determinants(J: Array) -> Array:

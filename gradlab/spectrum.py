@@ -75,6 +75,32 @@ def spectral_radius(W: ArrayLike) -> float:
     return float(np.abs(np.linalg.eigvals(square_matrix("W", W))).max())
 
 
+def numerical_radius(W: ArrayLike) -> tuple[float, float]:
+    """Return an interval that holds the numerical radius w(W) = max |x*Wx| over unit x.
+
+    Args:
+        W: recurrent matrix [n, n].
+
+    Returns:
+        (the largest value found, a number w(W) cannot exceed); see `recurrent_spectrum`.
+
+    Raises:
+        ValueError: W is not a finite square matrix.
+        TypeError: W does not hold real numbers.
+
+    Source:
+        Johnson 1978 (numerical range from its support lines).
+
+    Example:
+        >>> lower, upper = numerical_radius([[0.0, 2.0], [0.0, 0.0]])
+        >>> round(lower, 12), 1 <= upper < 1.002
+        (1.0, True)
+    """
+    matrix = square_matrix("W", W)
+    with one_blas_thread():
+        return _numerical_radius(matrix)
+
+
 def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpectrum:
     """Return the spectral quantities of a recurrent matrix, non-normality included.
 
@@ -179,9 +205,7 @@ def _numerical_radius(W: Array) -> tuple[float, float]:
     best = grid_best
     for i in peaks[np.argsort(-values[peaks])][:3]:
         bounds = (angles[i] - step, angles[i] + step)
-        found = minimize_scalar(
-            lambda theta: -support(theta), bounds=bounds, method="bounded", options={"xatol": 1e-9}
-        )
+        found = minimize_scalar(lambda theta: -support(theta), bounds=bounds, method="bounded", options={"xatol": 1e-9})
         best = max(best, -float(found.fun))
     upper = grid_best / np.cos(step / 2) * (1 + 4 * len(W) * EPS)
     return best, max(float(upper), best)

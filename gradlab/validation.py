@@ -110,3 +110,18 @@ def positive_integer(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def lag_array(lags: ArrayLike) -> NDArray[np.int64]:
+    """Return lags as integers ≥ 0, of any shape.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: a negative lag.
+    """
+    array = np.asarray(lags)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"lags must be integers, got dtype {array.dtype}; count the steps from t to T")
+    if (array < 0).any():
+        raise ValueError(f"lags must not be negative, got {array.min()}; a lag is the number of steps from t to T")
+    return array.astype(np.int64)

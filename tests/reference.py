@@ -59,6 +59,15 @@ def exact_log_singular_values(J: Array, bits: int | None = None) -> Array:
     return np.sort(ln_s)[::-1]
 
 
+def exact_log_entries(J: Array) -> Array:
+    """ln|(J_T ··· J_1)_ij| [n, n], −∞ for zero, for J [T, n, n]."""
+    bits, n = bits_needed(J), J.shape[-1]
+    product = exact_product(J, bits)
+    with flint.ctx.workprec(bits):
+        entries = [[product[i, j] for j in range(n)] for i in range(n)]
+        return np.array([[-np.inf if x.contains(0) else float(abs(x).log().mid()) for x in row] for row in entries])
+
+
 # --- Products the obvious way ------------------------------------------------------------------------------------
 # Right only while everything fits float64: short products of tame matrices.
 

@@ -14,11 +14,19 @@ import pytest
 import gradlab
 
 SOURCE = Path(gradlab.__file__).parent
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.glob("*.py")}
+
+
+def dotted(path):
+    """Return the name of a module below gradlab; a package has the name of its folder, gradlab itself `__init__`."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
 
 HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
-CORE += ["horizon", "attractor", "streaming"]  # and all that they import
+CORE += ["horizon", "attractor", "streaming", "statistics"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks"]
 
 
@@ -33,7 +41,8 @@ def imported(tree, everywhere):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide from this test"
             names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "gradlab"}
+            if node.module.split(".")[0] == "gradlab":
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             nodes += node.orelse
         elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -43,8 +52,7 @@ def imported(tree, everywhere):
 
 def siblings(name):
     """Return which modules of gradlab a module imports when it is imported."""
-    found = {part.split(".")[1] for part in imported(MODULES[name], False) if part.startswith("gradlab.")}
-    return found & MODULES.keys()
+    return {part.removeprefix("gradlab.") for part in imported(MODULES[name], False)} & MODULES.keys()
 
 
 def closure(name):
@@ -53,7 +61,8 @@ def closure(name):
     while waiting:
         one = waiting.pop()
         seen.add(one)
-        waiting |= siblings(one) - seen
+        packages = {one.rpartition(".")[0]} & MODULES.keys()  # importing a module runs the package it is in
+        waiting |= (siblings(one) | packages) - seen
     return seen, {part.split(".")[0] for one in seen for part in imported(MODULES[one], everywhere=False)}
 
 

@@ -1,4 +1,4 @@
-"""What theory predicts for random networks, in the mean or as n → ∞: to be shown beside a measurement."""
+"""Mean field of a random tanh network: variances, growth of perturbations, and the rate of their decay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
+from gradlab.predictions.arguments import non_negative
 from gradlab.validation import Array, finite, real_array
 
 NODES = 100
@@ -46,13 +47,6 @@ class MeanFieldPath:
     rate: Array
 
 
-class CircularLaw(NamedTuple):
-    """Limits of a Ginibre matrix W_ij ~ N(0, g²/n): ρ(W) → g and σ1(W) → 2g."""
-
-    spectral_radius: float
-    sigma_max: float
-
-
 def mean_field(gain: float, *, input_variance: float = 0.0, bias_variance: float = 0.0) -> MeanField:
     """Return the mean-field variance, perturbation growth and rate of a random tanh network.
 
@@ -83,8 +77,8 @@ def mean_field(gain: float, *, input_variance: float = 0.0, bias_variance: float
         >>> round(m.q, 9), round(m.chi, 9), round(m.rate, 9)
         (0.793354043, 1.139323225, 0.065217212)
     """
-    g = _non_negative("gain", gain)
-    s = _non_negative("input_variance", input_variance) + _non_negative("bias_variance", bias_variance)
+    g = non_negative("gain", gain)
+    s = non_negative("input_variance", input_variance) + non_negative("bias_variance", bias_variance)
     excess = (g - 1) * (g + 1)
     # ∫Dz tanh² ≥ q − 2q² puts the positive root above (g² − 1)/(2g²); tanh² < 1 puts it below g² + s
     low = max(s, excess / (2 * g * g) if g > 1 else 0.0)
@@ -143,15 +137,15 @@ def mean_field_path(
         >>> round(float(path.q[-1]), 9), round(float(path.chi[-1]), 9)
         (0.793354043, 1.139323225)
     """
-    g = _non_negative("gain", gain)
+    g = non_negative("gain", gain)
     variances = finite("input_variances", real_array("input_variances", input_variances))
     if variances.ndim not in (1, 2) or 0 in variances.shape or (variances < 0).any():
         raise ValueError(
             "input_variances must be [time] or [batch, time], at least one step and none negative, got shape"
             f" {variances.shape} with least value {variances.min(initial=0.0)}"
         )
-    q = np.full(variances.shape[:-1], _non_negative("initial_variance", initial_variance))
-    bias = _non_negative("bias_variance", bias_variance)
+    q = np.full(variances.shape[:-1], non_negative("initial_variance", initial_variance))
+    bias = non_negative("bias_variance", bias_variance)
     path = np.empty_like(variances)
     for t in range(variances.shape[-1]):
         q = g * g * _moments(q)[0] + variances[..., t] + bias
@@ -160,34 +154,6 @@ def mean_field_path(
     with np.errstate(divide="ignore"):
         rate = 0.5 * np.log(chi).mean(axis=-1)
     return MeanFieldPath(path, chi, rate)
-
-
-def circular_law(gain: float) -> CircularLaw:
-    """Return the spectral radius and the norm that a random recurrent matrix has in the limit.
-
-    W_ij ~ N(0, g²/n): ρ(W) → g, σ1(W) → 2g. So the norm certifies vanishing gradients of a tanh network below
-    g = ½, where chaos starts at g = 1 only.
-
-    Args:
-        gain: g ≥ 0.
-
-    Returns:
-        (spectral_radius, sigma_max). At finite n, measured at 100 and 400: ρ lies above g by 0.5 g/√n with a
-        standard deviation of 0.3 g/√n, and σ1 below 2g by g n^{−2/3} with a standard deviation of 0.6 g n^{−2/3}.
-
-    Raises:
-        ValueError: a negative or infinite gain.
-        TypeError: a gain that is not a real number.
-
-    Source:
-        Ginibre 1965; Geman 1980 (σ1), 1986 (ρ).
-
-    Example:
-        >>> circular_law(1.5)
-        CircularLaw(spectral_radius=1.5, sigma_max=3.0)
-    """
-    g = _non_negative("gain", gain)
-    return CircularLaw(g, 2 * g)
 
 
 def _moments(q: Array) -> tuple[Array, Array]:
@@ -206,12 +172,3 @@ def _moments(q: Array) -> tuple[Array, Array]:
     # tanh² does not decay, so for large q it is 1 − sech²; for small q that would cancel
     tanh2 = np.where(q > 1, 1 - (weight * sech2).sum(axis=-1), (weight * np.tanh(a) ** 2).sum(axis=-1))
     return tanh2, (weight * sech2**2).sum(axis=-1)
-
-
-def _non_negative(name: str, value: float) -> float:
-    number = real_array(name, value)
-    if number.ndim != 0 or not 0 <= number < np.inf:
-        raise ValueError(f"{name} must be a single number, finite and not negative, got {value!r}")
-    if not np.isfinite(float(number) ** 2):
-        raise ValueError(f"{name} must have a square that float64 holds, got {value!r}")
-    return float(number)
