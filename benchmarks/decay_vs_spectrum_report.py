@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,24 +20,26 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 import gradlab as gl
+from gradlab.statistics import cluster_bootstrap, root_mean_square
 
 CELLS = {"tanh": "tanh", "relu": "ReLU", "lstm": "LSTM", "gru": "GRU"}
 COLOURS = {"tanh": "#0072B2", "relu": "#D55E00", "lstm": "#009E73", "gru": "#CC79A7"}
 MARKERS = {"tanh": "o", "relu": "s", "lstm": "^", "gru": "D"}
-LEAST_NETWORKS = 3  # fewer give no interval
+LEAST_NETWORKS = 3  # fewer are not summarised
 SIMPLE = ("tanh", "relu")  # h = φ(W h + U x + b): only here do ρ(W) and γσ1(W) bear on the gradient at all
 
 # name: (symbol, what it is)
 PREDICTORS = {
     "log_spectral_radius": ("ln ρ(W)", "the folk rule, decay = ρ(W)^k; tanh and ReLU"),
     "mean_field_rate": ("½ ln χ₁", "mean field with the inputs' variances; tanh"),
-    "lyapunov": ("λ₁", "largest Lyapunov exponent along the sequence; every cell"),
+    "lyapunov": ("λ₁", "largest Lyapunov exponent along the very sequences, a check; every cell"),
+    "lyapunov_held_out": ("λ₁ held out", "the same along other sequences, a forecast; every cell"),
     "log_promise": ("ln γσ₁(W)", "upper bound known beforehand; tanh and ReLU"),
     "log_step_norm": ("⟨ln‖J‖⟩", "upper bound along the sequence; every cell"),
 }
 
 SUMMARY = (  # of a predictor at a stage
-    "predictor", "stage", "cells", "networks", "left out", "bias", "bias low", "bias high",
+    "predictor", "stage", "cells", "networks", "seeds", "left out", "bias", "bias low", "bias high",
     "rmse", "rmse low", "rmse high", "rank correlation",
 )  # fmt: skip
 
@@ -97,6 +100,7 @@ def _numbers(ds: xr.Dataset) -> dict[str, np.ndarray]:
         "log_spectral_radius": np.log(ds["spectral_radius"]) if simple else nothing.mean("batch"),
         "mean_field_rate": ds.get("mean_field_rate", nothing).mean("batch"),
         "lyapunov": ds["lyapunov_exponent"].isel(mode=0).mean("batch"),
+        "lyapunov_held_out": ds["held_out_lyapunov_exponent"].isel(mode=0).mean("held_out"),
         "log_promise": _slope(ds, ds["bound_promise"]).mean("batch") if simple else nothing.mean("batch"),
         "log_step_norm": _slope(ds, ds["bound_step_norms"]).mean("batch"),
         "bound_crossings": _crossings(ds),
@@ -144,6 +148,11 @@ def _curve(ds: xr.Dataset) -> np.ndarray:
     return curve
 
 
+def predictors(ds: xr.Dataset) -> dict[str, tuple[str, str]]:
+    """Return the PREDICTORS that a dataset has: older ones have no held-out sequences."""
+    return {name: what for name, what in PREDICTORS.items() if name in ds}
+
+
 def table(ds: xr.Dataset) -> pd.DataFrame:
     """Return cell × gain × stage: the mean over seeds of every number, the rate with its standard error."""
     frame = ds.drop_vars(["decay_curve", "lag"]).to_dataframe().reset_index()
@@ -163,7 +172,7 @@ def table(ds: xr.Dataset) -> pd.DataFrame:
                     "± s.e.": between,
                     "half-life": -np.log(2) / mean if mean < 0 else np.inf,
                     "ρ": group["spectral_radius"].mean(),
-                    **{symbol: group[name].mean() for name, (symbol, _) in PREDICTORS.items()},
+                    **{symbol: group[name].mean() for name, (symbol, _) in predictors(ds).items()},
                     "accuracy" if ds.attrs["metric"] == "accuracy" else "test loss": group[
                         "test_accuracy" if ds.attrs["metric"] == "accuracy" else "test_loss"
                     ].mean(),
@@ -180,6 +189,7 @@ def latex(numbers: pd.DataFrame) -> str:
         "ln ρ(W)": r"$\ln\rho(W)$",
         "½ ln χ₁": r"$\frac12\ln\chi_1$",
         "λ₁": r"$\lambda_1$",
+        "λ₁ held out": r"$\lambda_1$ held out",
         "ln γσ₁(W)": r"$\ln\gamma\sigma_1(W)$",
         "⟨ln‖J‖⟩": r"$\langle\ln\|J\|\rangle$",
     }
@@ -193,20 +203,21 @@ def latex(numbers: pd.DataFrame) -> str:
     return text
 
 
-def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Return how far each predictor is from the measured rate, with 95 % intervals by bootstrap over networks.
+def summarise(ds: xr.Dataset) -> pd.DataFrame:
+    """Return how far each predictor is from the measured rate, with 95 % intervals by bootstrap over seeds.
 
-    A network's two stages are resampled together, for they are not independent. "left out" counts the networks for
-    which the predictor is defined, but not finite at one of the stages, or the rate is not. Fewer than LEAST_NETWORKS
-    give no row; the columns are always there.
+    What is resampled is all that came from one seed (`cluster_bootstrap`): here a network with its two stages. Cells
+    and gains are chosen, not drawn, so networks are resampled within each cell and gain, and the spread between these
+    is not in the interval. Where networks of several gains share a seed, as in results made before each had its own,
+    the seeds are resampled whole. The interval is NaN where there are too few of them.
 
-    Networks of one seed share their random matrix up to the gain and are resampled apart all the same: with a few seeds
-    the intervals are narrower than new seeds would make them.
+    "seeds" counts the independent draws, "left out" the networks for which the predictor is defined, but not finite at
+    one of the stages, or the rate is not. Fewer than LEAST_NETWORKS give no row; the columns are always there.
     """
-    rng = np.random.default_rng(seed)
     rows = []
     stages = [str(stage) for stage in ds["stage"].values]
-    for name, (symbol, _) in PREDICTORS.items():
+    strata = _strata(ds)
+    for name, (symbol, _) in predictors(ds).items():
         for label, chosen in [(stage, [stage]) for stage in stages] + ([("both", stages)] if len(stages) > 1 else []):
             predicted, measured = (ds[one].sel(stage=chosen).values for one in (name, "rate"))
             good = np.isfinite(predicted) & np.isfinite(measured)
@@ -215,45 +226,69 @@ def summarise(ds: xr.Dataset, resamples: int = 2000, seed: int = 0) -> pd.DataFr
                 continue
             defined = ~np.isnan(predicted).all(axis=1)  # ln ρ(W) is not, for a gated cell
             error = np.where(good, predicted - measured, np.nan)[networks]
-            draws = rng.integers(len(networks), size=(resamples, len(networks)))
-            resampled = error[draws].reshape(resamples, -1)
-            bias, rmse = np.nanmean(error), np.sqrt(np.nanmean(error**2))
-            low, high = np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])
-            rmse_low, rmse_high = np.percentile(np.sqrt(np.nanmean(resampled**2, axis=1)), [2.5, 97.5])
+            seeds = ds["seed"].values[networks]
+            numbers: list[float] = []
+            for statistic in (np.nanmean, root_mean_square):
+                numbers += statistic(error, None), *_interval(error, seeds, strata[networks], statistic)
             cells = " ".join(dict.fromkeys(CELLS[c] for c in ds["cell"].values[networks]))
             left_out = int((defined & ~good.all(axis=1)).sum())
             rank = stats.spearmanr(predicted[good], measured[good]).statistic
-            rows.append(
-                (symbol, label, cells, len(networks), left_out, bias, low, high, rmse, rmse_low, rmse_high, rank)
-            )
+            rows.append((symbol, label, cells, len(networks), len(set(seeds)), left_out, *numbers, rank))
     return pd.DataFrame(rows, columns=list(SUMMARY))
+
+
+def _strata(ds: xr.Dataset) -> np.ndarray:
+    """Return which cell and gain each run has, as a number [run]; 0 throughout if seeds are shared between these."""
+    design, _ = pd.factorize(pd.MultiIndex.from_arrays([ds["cell"].values, ds["gain"].values]))
+    shared = (pd.Series(design).groupby(ds["seed"].values).nunique() > 1).any()
+    return np.zeros_like(design) if shared else design
+
+
+def _interval(
+    error: np.ndarray, seeds: np.ndarray, strata: np.ndarray, statistic: Callable[..., float]
+) -> tuple[float, float]:
+    """Return the 95 % interval of a statistic of errors [network, stage], NaN if there are too few seeds for one."""
+    each = error.shape[1]
+    try:
+        found = cluster_bootstrap(error.ravel(), seeds.repeat(each), statistic, strata=strata.repeat(each))
+    except ValueError:  # the errors are finite or NaN and every seed is in one stratum: it is their number
+        return np.nan, np.nan
+    return found.low, found.high
 
 
 def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
     """Return the few sentences that a write-up could cite."""
     if summary.empty:
         return [
-            f"Too few networks for an interval: got {ds.sizes['run']}, and it takes {LEAST_NETWORKS} with a finite"
+            f"Too few networks for a summary: got {ds.sizes['run']}, and it takes {LEAST_NETWORKS} with a finite"
             f" rate; the rates are in the table. {_crossed(ds, 'The chain of upper bounds')}."
         ]
     label = "both" if "both" in set(summary["stage"]) else str(summary["stage"].iloc[0])
     rows = summary[summary["stage"] == label].set_index("predictor")
 
+    def number(symbol: str, what: str, form: str) -> str:
+        value, low, high = (rows.loc[symbol, what + end] for end in ("", " low", " high"))
+        return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) else "")
+
     def rmse(symbol: str) -> str:
-        row = rows.loc[symbol]
-        return f"{row['rmse']:.3f} [{row['rmse low']:.3f}, {row['rmse high']:.3f}]"
+        return number(symbol, "rmse", ".3f")
 
     def bias(symbol: str) -> str:
-        row = rows.loc[symbol]
-        return f"{row['bias']:+.3f} [{row['bias low']:+.3f}, {row['bias high']:+.3f}]"
+        return number(symbol, "bias", "+.3f")
 
     when = {"both": "before and after training", "initial": "at initialisation"}[label]
     said = []
     if "λ₁" in rows.index:
+        row = rows.loc["λ₁"]
+        known = "95 % bootstrap intervals" if np.isfinite(row["rmse low"]) else "too few for intervals"
+        forecast = " along the same sequences"
+        if "λ₁ held out" in rows.index:
+            forecast += f", and forecasts it along other sequences with {rmse('λ₁ held out')}"
         said.append(
-            f"Over {rows.loc['λ₁', 'networks']} networks ({rows.loc['λ₁', 'cells']}; {ds.attrs['data']}, n = "
+            f"Over {row['networks']} networks ({row['cells']}; {ds.attrs['data']}, n = "
             f"{ds.attrs['units']}, {when}) the largest Lyapunov exponent predicts the measured decay rate of"
-            f" ‖∂L/∂h_t‖ with a root-mean-square error of {rmse('λ₁')} nats/step (95 % bootstrap interval)."
+            f" ‖∂L/∂h_t‖ with a root-mean-square error of {rmse('λ₁')} nats/step{forecast}"
+            f" ({row['seeds']} independent seeds, {known})."
         )
     if "ln ρ(W)" in rows.index:
         text = (
@@ -295,9 +330,10 @@ def draw_overview(ds: xr.Dataset, summary: pd.DataFrame, stem: Path) -> None:
     with gl.plot.style():
         figure, axes = plt.subplots(2, 4, figsize=(7.2, 4.1), layout="constrained")
         for ax, names in zip(
-            axes[0], (["log_spectral_radius"], ["mean_field_rate"], ["lyapunov"], ["log_promise", "log_step_norm"]),
+            axes[0],
+            (["log_spectral_radius"], ["mean_field_rate"], [_lyapunov(ds)], ["log_promise", "log_step_norm"]),
             strict=True,
-        ):  # fmt: skip
+        ):
             _scatter(ds, summary, names, ax)
         axes[0, 0].set_ylabel("measured decay rate\n(nats/step)")
         cells = list(dict.fromkeys(ds["cell"].values))
@@ -309,6 +345,11 @@ def draw_overview(ds: xr.Dataset, summary: pd.DataFrame, stem: Path) -> None:
         _legends(figure, axes, ds, cells)
         gl.plot.save_figure(figure, stem)
         plt.close(figure)
+
+
+def _lyapunov(ds: xr.Dataset) -> str:
+    """Return the exponent to draw: the forecast, where there is one."""
+    return "lyapunov_held_out" if "lyapunov_held_out" in ds else "lyapunov"
 
 
 def _scatter(ds: xr.Dataset, summary: pd.DataFrame, names: list[str], ax: plt.Axes) -> None:
@@ -328,18 +369,23 @@ def _scatter(ds: xr.Dataset, summary: pd.DataFrame, names: list[str], ax: plt.Ax
         "log_spectral_radius": "spectral radius",
         "mean_field_rate": "mean field",
         "lyapunov": "Lyapunov exponent",
+        "lyapunov_held_out": "Lyapunov exponent",
         "log_promise": "upper bound",
     }[names[0]]
     ax.set_title(title)
     label = "both" if ds.sizes["stage"] > 1 else str(ds["stage"].values[0])
-    row = summary[(summary["predictor"] == PREDICTORS[names[0]][0]) & (summary["stage"] == label)]
-    if len(row):
-        ax.text(0.04, 0.96, f"rms error {row['rmse'].iloc[0]:.2f}", transform=ax.transAxes, va="top", fontsize=7)
+    rmse = summary[summary["stage"] == label].set_index("predictor")["rmse"]
+    symbol = PREDICTORS[names[0]][0]
+    if symbol in rmse.index:
+        said = f"rms error {rmse[symbol]:.2f}"
+        if names[0] == "lyapunov_held_out":
+            said = f"rms error {rmse[symbol]:.3f}\n(same sequences:\n{rmse[PREDICTORS['lyapunov'][0]]:.3f})"
+        ax.text(0.04, 0.96, said, transform=ax.transAxes, va="top", fontsize=7)
 
 
 def _limits(ds: xr.Dataset) -> tuple[float, float]:
     """Return limits that serve every panel alike, so that a distance from the diagonal means the same in each."""
-    values = np.concatenate([ds[name].values.ravel() for name in ("rate", *PREDICTORS)])
+    values = np.concatenate([ds[name].values.ravel() for name in ("rate", *predictors(ds))])
     values = values[np.isfinite(values)]
     margin = 0.06 * np.ptp(values) + 0.02
     return float(values.min() - margin), float(values.max() + margin)

@@ -15,9 +15,7 @@ Needs TensorFlow; torch and JAX (extra `peers`) where they are installed. What i
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import statistics
 import time
@@ -32,12 +30,12 @@ import numpy as np
 import tensorflow as tf
 from environment import environment
 from numpy.typing import NDArray
+from record import RESULTS, command_line, figure, read_record, write_record
 
 import gradlab as gl
-from gradlab.results import write_text_atomically
 
 Array = NDArray[np.float64]
-RESULT = Path(__file__).resolve().parent / "results" / "jacobian_speed.json"
+RESULT = RESULTS / "jacobian_speed.json"
 SIZES = {"n=64, T=50, B=8": (64, 50, 8), "n=128, T=200, B=16": (128, 200, 16)}
 QUICK = {"n=16, T=20, B=4": (16, 20, 4)}
 FEATURES, SEED = 16, 0
@@ -235,16 +233,15 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "* extrapolated from fewer steps"])
 
 
-def draw(record: dict[str, Any], stem: Path) -> None:
+def draw(record: dict[str, Any], path: Path) -> None:
     """Draw first (ring) and later (dot) times of every way, one panel for each problem."""
-    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     problems = record["problems"]
     columns = len(CELLS)
     rows = -(-len(problems) // columns)
-    with gl.plot.style():
-        size = (7.0, 1.7 * rows + 0.3)
-        fig, grid = plt.subplots(rows, columns, figsize=size, sharey=True, sharex="row", squeeze=False)
+    size = (7.0, 1.7 * rows + 0.3)
+    with figure(path, rows, columns, figsize=size, sharey=True, sharex="row") as (fig, grid):
         for ax, (label, ways) in zip(grid.flat, problems.items(), strict=False):
             for i, name in enumerate(WAYS):
                 if name not in ways:
@@ -262,33 +259,30 @@ def draw(record: dict[str, Any], stem: Path) -> None:
             ax.set_xlabel("seconds for all B·T steps")
         marks = (("o", "white", "first call"), ("o", "black", "later calls, median"), ("d", "black", "extrapolated"))
         handles = [
-            plt.Line2D([], [], marker=marker, linestyle="none", color="black", markerfacecolor=face, label=label)
+            Line2D([], [], marker=marker, linestyle="none", color="black", markerfacecolor=face, label=label)
             for marker, face, label in marks
         ]
         fig.legend(handles=handles, loc="outside upper center", ncols=3)
-        gl.plot.save_figure(fig, stem)
-        plt.close(fig)
 
 
 def main() -> None:
     """Run or read, print, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small size")
+    parser = command_line(__doc__, "one small size")
     parser.add_argument("--plot", action="store_true", help="draw from the JSON that is there")
     parser.add_argument("--repeats", type=int, default=5, help="later calls of each way (default: %(default)s)")
     parser.add_argument("--out", type=Path, help=f"JSON to write, figure beside it (default: results/{RESULT.name})")
     options = parser.parse_args()
     out = options.out or RESULT
     if options.plot:
-        record = json.loads(out.read_text(encoding="utf-8"))
+        record = read_record(out)
     else:
         record = run(QUICK if options.quick else SIZES, options.repeats)
     print(table(record))
     if options.quick and not options.out:
         return
     if not options.plot:
-        write_text_atomically(out, json.dumps(record, indent=1) + "\n")
-    draw(record, out.with_suffix(""))
+        write_record(record, out)
+    draw(record, out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ to its tolerance of 1e-8 nats, with the memory that the process then held. Media
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -23,23 +22,17 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import matplotlib
 import numpy as np
 from environment import environment
+from record import command_line, figure, out_folder, path_of, write_record
 
 import gradlab as gl
 from gradlab.leading import leading_singular_values
-from gradlab.results import write_text_atomically
-
-matplotlib.use("Agg")
 
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small networks, one turn")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
-    return parser.parse_args()
+    return out_folder(command_line(__doc__, "small networks, one turn")).parse_args()
 
 
 def trajectory(n: int, T: int) -> Any:
@@ -112,27 +105,26 @@ def headline(quick: bool) -> dict[str, Any]:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw the three curves, from the record alone."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
     setting = record["curves"]["setting"]
-    for ax, name in zip(axes, ("T", "k", "n"), strict=True):
-        curve = record["curves"][name]
-        x = [value + 8 for value in curve["values"]] if name == "k" else curve["values"]
-        ax.loglog(x, curve["seconds"], "o-")
-        order = 2 if name == "n" else 1  # a step costs n² a direction
-        ax.loglog(x, [curve["seconds"][-1] * (one / x[-1]) ** order for one in x], "--", color="0.6", zorder=0)
-        ax.set_xticks(x, [str(one) for one in x])
-        ax.minorticks_off()
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        fixed = ", ".join(f"{other} = {setting[other]}" for other in "nTk" if other != name)
-        ax.set_title(fixed, fontsize=9)
-        ax.set_xlabel({"T": "steps T", "k": "directions k + 8", "n": "state size n"}[name])
-        ax.text(0.05, 0.9, f"measured exponent {curve['exponent']:.2f}", transform=ax.transAxes, fontsize=8)
-    axes[0].set_ylabel("seconds an iteration")
-    figure.savefig(path)
+    with figure(path, 1, 3, figsize=(7.0, 2.3)) as (_, axes):
+        for ax, name in zip(axes[0], ("T", "k", "n"), strict=True):
+            curve = record["curves"][name]
+            x = [value + 8 for value in curve["values"]] if name == "k" else curve["values"]
+            ax.loglog(x, curve["seconds"], "o-")
+            order = 2 if name == "n" else 1  # a step costs n² a direction
+            ax.loglog(x, [curve["seconds"][-1] * (one / x[-1]) ** order for one in x], "--", color="0.6", zorder=0)
+            ax.set_xticks(x, [str(one) for one in x])
+            ax.minorticks_off()
+            ax.margins(x=0.06)
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.set_title(", ".join(f"{other} = {setting[other]}" for other in "nTk" if other != name))
+            ax.set_xlabel({"T": "steps T", "k": "directions k + 8", "n": "state size n"}[name])
+            said = f"measured exponent {curve['exponent']:.2f}"
+            ax.text(0.97, 0.04, said, transform=ax.transAxes, ha="right")
+        axes[0, 0].set_ylabel("seconds an iteration")
 
 
 def main() -> None:
@@ -140,10 +132,8 @@ def main() -> None:
     options = arguments()
     large = headline(options.quick)  # first: the peak memory is then its own
     record = {"environment": environment(), "headline": large, "curves": curves(options.quick)}
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / ("leading_scaling_quick" if options.quick else "leading_scaling")
-    write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    draw(record, stem.with_suffix(".png"))
+    write_record(record, path := path_of("leading_scaling", options))
+    draw(record, path)
 
 
 if __name__ == "__main__":

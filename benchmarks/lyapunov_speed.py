@@ -14,23 +14,19 @@ their standard errors, not digit by digit.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from environment import environment
+from record import command_line, figure, out_folder, path_of, write_record
 from threadpoolctl import threadpool_limits
-
-from gradlab.results import write_text_atomically
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TQDM_DISABLE", "1")  # a bar per call would be timed with it
-matplotlib.use("Agg")
 PEERS = ("lyapynov", "clvlib", "lyapax", "chaotax")
 JACOBIANS, NETWORK = "from the Jacobians", "from the network"
 Contender = Callable[[], Any]
@@ -38,10 +34,8 @@ Contender = Callable[[], Any]
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small network, a few rounds")
+    parser = out_folder(command_line(__doc__, "a small network, a few rounds"))
     parser.add_argument("--rounds", type=int, help="turns of each contender (default: 9, quick: 3)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 9)
     return options
@@ -204,20 +198,16 @@ def report(seconds: dict, results: dict, options: argparse.Namespace, setting: d
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw medians as bars, from the record alone."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 1, figsize=(6, 4.2), sharex=True, layout="constrained", height_ratios=(3, 6))
-    for ax, start in zip(axes, (JACOBIANS, NETWORK), strict=True):
-        rows = sorted((row for row in record["rows"] if row["start"] == start), key=lambda row: -row["median_s"])
-        colours = ["C0" if row["name"] == "gradlab" else "0.7" for row in rows]
-        bars = ax.barh([row["name"] for row in rows], [1e3 * row["median_s"] for row in rows], color=colours)
-        ax.bar_label(bars, [f"×{row['ratio_to_gradlab']:.1f}" for row in rows], padding=3)
-        ax.set_title(start, loc="left", fontsize=10)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].margins(x=0.12)
-    setting = record["setting"]
-    axes[1].set_xlabel(f"median time, ms (n = {setting['n']}, {setting['steps']} steps, all exponents)")
-    figure.savefig(path)
+    with figure(path, 2, figsize=(5.0, 3.2), sharex=True, height_ratios=(3, 6)) as (_, axes):
+        for ax, start in zip(axes[:, 0], (JACOBIANS, NETWORK), strict=True):
+            rows = sorted((row for row in record["rows"] if row["start"] == start), key=lambda row: -row["median_s"])
+            colours = ["C0" if row["name"] == "gradlab" else "0.7" for row in rows]
+            bars = ax.barh([row["name"] for row in rows], [1e3 * row["median_s"] for row in rows], color=colours)
+            ax.bar_label(bars, [f"×{row['ratio_to_gradlab']:.1f}" for row in rows], padding=3)
+            ax.set_title(start, loc="left")
+            ax.margins(x=0.12)
+        setting = record["setting"]
+        ax.set_xlabel(f"median time, ms (n = {setting['n']}, {setting['steps']} steps, all exponents)")
 
 
 def main() -> None:
@@ -228,10 +218,8 @@ def main() -> None:
     with threadpool_limits(1, "blas"):
         seconds, results = measure(contenders(W, h0, setting["steps"]), options.rounds)
     record = report(seconds, results, options, setting)
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / ("lyapunov_speed_quick" if options.quick else "lyapunov_speed")
-    write_text_atomically(stem.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    draw(record, stem.with_suffix(".png"))
+    write_record(record, path := path_of("lyapunov_speed", options))
+    draw(record, path)
 
 
 if __name__ == "__main__":

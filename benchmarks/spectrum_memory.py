@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from environment import environment
+from record import command_line, figure, out_folder, path_of, read_record, write_record
 
 import gradlab as gl
-from gradlab.results import write_text_atomically
 
 CASES = {
     "matrices": {"B": 1, "n": 512, "T": 1000, "lags": 20, "limit_gb": 2.0},
@@ -84,16 +84,14 @@ def peak_gb() -> float:
 
 def main() -> None:
     """Run each case in a process of its own, print, write JSON, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser = out_folder(command_line(__doc__, "small sizes"))
     parser.add_argument("--plot-only", action="store_true", help="draw from the JSON that is there")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # what the fresh process is told
     options = parser.parse_args()
     if options.case:
         print(json.dumps(run(**json.loads(options.case))))
         return
-    path = options.out / ("spectrum_memory_quick.json" if options.quick else "spectrum_memory.json")
+    path = path_of("spectrum_memory", options)
     if not options.plot_only:
         rows = []
         for name, case in (QUICK if options.quick else CASES).items():
@@ -108,11 +106,9 @@ def main() -> None:
                 f" J alone would be {row['jacobians_gb']:.2f}), {row['seconds']:.0f} s",
                 flush=True,
             )
-        options.out.mkdir(parents=True, exist_ok=True)
-        record = {"environment": environment(), "rows": rows}
-        write_text_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    draw(record, path.with_suffix(".png"))
+        write_record({"environment": environment(), "rows": rows}, path)
+    record = read_record(path)
+    draw(record, path)
     over = [row["case"] for row in record["rows"] if row["peak_gb"] > row["limit_gb"]]
     if over:
         raise SystemExit(f"over the limit: {over}")
@@ -120,23 +116,18 @@ def main() -> None:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw peaks beside what J alone would take, from the record alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=(6, 2.2), layout="constrained")
-    for y, row in enumerate(record["rows"]):
-        ax.barh(y + 0.2, row["jacobians_gb"], 0.38, color="0.8", label="J in memory" if not y else None)
-        ax.barh(y - 0.2, row["peak_gb"], 0.38, color="C0", label="peak of the process" if not y else None)
-        ax.barh(y - 0.2, row["peak_before_gb"], 0.38, color="C0", hatch="///", edgecolor="w")
-        ax.plot([row["limit_gb"]] * 2, [y - 0.42, y + 0.02], color="C3", label="limit" if not y else None)
-    labels = [f"{row['case']}\nB = {row['B']}, n = {row['n']}, T = {row['T']}" for row in record["rows"]]
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_xlabel("GB (hatched: before the spectra are asked for)")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    with figure(path, figsize=(5.0, 1.9)) as (_, axes):
+        ax = axes[0, 0]
+        for y, row in enumerate(record["rows"]):
+            ax.barh(y + 0.2, row["jacobians_gb"], 0.38, color="0.8", label="J in memory" if not y else None)
+            ax.barh(y - 0.2, row["peak_gb"], 0.38, color="C0", label="peak of the process" if not y else None)
+            ax.barh(y - 0.2, row["peak_before_gb"], 0.38, color="C0", hatch="///", edgecolor="w")
+            ax.plot([row["limit_gb"]] * 2, [y - 0.42, y + 0.02], color="C3", label="limit" if not y else None)
+        labels = [f"{row['case']}\nB = {row['B']}, n = {row['n']}, T = {row['T']}" for row in record["rows"]]
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set_xlabel("GB (hatched: before the spectra are asked for)")
+        ax.margins(x=0.02)
+        ax.legend(loc="center right")
 
 
 if __name__ == "__main__":

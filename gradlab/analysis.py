@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from gradlab import bounds, predictions
 from gradlab.decay import decay_budget, fit_decay
@@ -113,6 +113,27 @@ def random_direction_loss(batch: int, n: int, seed: int) -> Callable[[tf.Tensor]
     return lambda states: tf.reduce_sum(tf.constant(u) * states[:, -1], axis=-1)
 
 
+def exponents_along(traj: Trajectory, J: Array) -> tuple[Array, Array]:
+    """Return all Lyapunov exponents of each sequence and their standard errors, both [B, n], nats per step.
+
+    Masked steps do not count, and the first tenth of the others is left out.
+
+    Args:
+        traj: the run, of which the mask is read.
+        J: its step Jacobians [B, T, n, n].
+    """
+    found = []
+    for steps, taken in zip(J, _taken(traj), strict=True):
+        real = steps[taken]  # a masked step is no time that passes
+        found.append(lyapunov_exponents(real, discard=len(real) // 10))
+    return np.array([one.exponents for one in found]), np.array([one.standard_error for one in found])
+
+
+def _taken(traj: Trajectory) -> NDArray[np.bool_]:
+    """Return where a step counts [B, T]."""
+    return np.ones(traj.inputs.shape[:2], bool) if traj.mask is None else traj.mask
+
+
 def _describe_loss(loss: Callable[[tf.Tensor], tf.Tensor] | None) -> str:
     """Return the loss in words."""
     if loss is None:
@@ -209,15 +230,11 @@ def _add_rates(values: dict[str, Array], traj: Trajectory, J: Array) -> None:
     values["decay_half_life"] = np.asarray(fit.half_life)
     values["decay_first_lag"] = np.asarray(fit.first_lag, np.float64)
     values["decay_last_lag"] = np.asarray(fit.last_lag, np.float64)
-    taken = np.ones(J.shape[:2], bool) if traj.mask is None else traj.mask
-    exponents, errors, mean_field = [], [], []
+    taken = _taken(traj)
+    mean_field = []
     recurrence = traj.step.recurrence
     with_mean_field = recurrence is not None and recurrence.activation_name == "tanh"
     for b in range(len(J)):
-        real = J[b][taken[b]]  # a masked step is no time that passes
-        lyapunov = lyapunov_exponents(real, discard=len(real) // 10)
-        exponents.append(lyapunov.exponents)
-        errors.append(lyapunov.standard_error)
         if with_mean_field and recurrence is not None:
             W = recurrence.recurrent_matrix
             drive = traj.inputs[b][taken[b]] @ recurrence.input_matrix.T + recurrence.bias
@@ -227,7 +244,7 @@ def _add_rates(values: dict[str, Array], traj: Trajectory, J: Array) -> None:
                 initial_variance=float((traj.states[b, 0] ** 2).mean()),
             )
             mean_field.append(float(path.rate))
-    values["lyapunov_exponent"], values["lyapunov_standard_error"] = np.array(exponents), np.array(errors)
+    values["lyapunov_exponent"], values["lyapunov_standard_error"] = exponents_along(traj, J)
     if mean_field:
         values["mean_field_rate"] = np.array(mean_field)
 

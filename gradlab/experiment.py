@@ -17,9 +17,12 @@ import tensorflow as tf
 import xarray as xr
 
 from gradlab import tasks
-from gradlab.analysis import analyze
+from gradlab.analysis import analyze, exponents_along
 from gradlab.cells import VanillaRNNCell
+from gradlab.jacobian import step_jacobians
+from gradlab.trajectory import rollout
 from gradlab.validation import Array, positive_integer
+from gradlab.variables import VARIABLES
 
 CELLS = ("tanh", "relu", "lstm", "gru")
 DATA = ("digits", "vowels", "adding", "noise")
@@ -42,6 +45,8 @@ class Experiment:
         learning_rate: of Adam.
         clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis).
         probes: number of test sequences analysed.
+        held_out: number of further test sequences, on which the Lyapunov exponents alone are measured: what they say of
+            the decay on the probes is a forecast, for neither the training nor the decay has seen these.
 
     Raises:
         ValueError: an unknown cell or data set, numbers out of range, epochs on data with nothing to learn.
@@ -58,13 +63,14 @@ class Experiment:
     learning_rate: float = 3e-3
     clip_norm: float = 1.0
     probes: int = 8
+    held_out: int = 8
 
     def __post_init__(self) -> None:
         """Check every value."""
         for name, value, choices in (("cell", self.cell, CELLS), ("data", self.data, DATA)):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
-        for name in ("units", "batch_size", "probes"):
+        for name in ("units", "batch_size", "probes", "held_out"):
             positive_integer(name, getattr(self, name))
         for name in ("gain", "learning_rate", "clip_norm"):
             value = getattr(self, name)
@@ -94,7 +100,8 @@ def load_task(experiment: Experiment) -> tasks.Task:
         return tasks.vowels()
     if experiment.data == "adding":
         return tasks.adding(100, 2000, seed=experiment.seed)
-    return tasks.noise(100, max(64, experiment.probes), 4, seed=experiment.seed)
+    tested = experiment.probes + experiment.held_out
+    return tasks.noise(100, 64, 4, seed=experiment.seed, test_samples=tested)
 
 
 def run(experiment: Experiment) -> xr.Dataset:
@@ -107,12 +114,13 @@ def run(experiment: Experiment) -> xr.Dataset:
         experiment: what to do.
 
     Returns:
-        The dataset of `analyze` with one more dim, stage ("initial", "trained"), and the learning curve over dim epoch.
-        A network that left the finite numbers has NaN throughout that stage, and the attribute ``status_<stage>`` says
-        why.
+        The dataset of `analyze` with one more dim, stage ("initial", "trained"), the Lyapunov exponents along the next
+        `held_out` test sequences over dim held_out, and the learning curve over dim epoch. A network that left the
+        finite numbers, on a probe or a held-out sequence, has NaN throughout that stage, and the attribute
+        ``status_<stage>`` says why.
 
     Raises:
-        ValueError: no stage could be analysed.
+        ValueError: no stage could be analysed, or there are fewer test sequences than `probes` and `held_out`.
 
     Example:
         >>> ds = run(Experiment("tanh", gain=0.9, data="noise", units=4, epochs=0, probes=2))
@@ -122,13 +130,24 @@ def run(experiment: Experiment) -> xr.Dataset:
     task = load_task(experiment)
     network = _network(experiment, task)
     probe = slice(0, experiment.probes)
-    inputs = task.test_inputs[probe]
-    mask = None if task.test_mask is None else task.test_mask[probe]
-    targets = None if task.test_targets is None else task.test_targets[probe]
+    other = slice(experiment.probes, experiment.probes + experiment.held_out)
+    if other.stop > len(task.test_inputs):
+        raise ValueError(
+            f"probes and held_out must be at most the {len(task.test_inputs)} test sequences of {experiment.data}"
+            f" together, got {experiment.probes} and {experiment.held_out}"
+        )
+    inputs, mask = _part(task.test_inputs, probe), _part(task.test_mask, probe)
+    targets = _part(task.test_targets, probe)
 
     def measure() -> xr.Dataset:
         loss = None if targets is None else _probe_loss(network.readout, experiment, task, targets)
-        return analyze(network.layer, inputs, loss, mask=mask, seed=experiment.seed)
+        ds = analyze(network.layer, inputs, loss, mask=mask, seed=experiment.seed)
+        traj = rollout(network.layer, _part(task.test_inputs, other), mask=_part(task.test_mask, other))
+        names = ("held_out_lyapunov_exponent", "held_out_lyapunov_standard_error")
+        for name, values in zip(names, exponents_along(traj, step_jacobians(traj)), strict=True):
+            dims, long_name, units, formula = VARIABLES[name]
+            ds[name] = (dims, values, {"long_name": long_name, "units": units, "formula": formula})
+        return ds
 
     curves: dict[str, Array] = {}
     with warnings.catch_warnings(record=True) as caught:  # they go with the numbers, not past them on the screen
@@ -151,6 +170,11 @@ def run(experiment: Experiment) -> xr.Dataset:
         "seed": experiment.seed,
     }
     return ds
+
+
+def _part(values: Any, which: slice) -> Any:
+    """Return some of the sequences, where there is anything to take them from."""
+    return None if values is None else values[which]
 
 
 @dataclass(frozen=True, eq=False)

@@ -245,6 +245,7 @@ def _at_times(
     with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
         carried = [start_of_sweep(start, group.stop - group.start, slices=slices) for group in groups]
         pending = deque[Future[None]]()
+        given_up = set[int]()  # groups of which every sequence is doubtful
         for first, chunk in reader.backwards(int(times[0]), lags):
             if sequences is not None:
                 chunk = chunk[sequences]
@@ -254,12 +255,18 @@ def _at_times(
             low, high = np.searchsorted(times, (first, first + chunk.shape[1]))
             wanted = (times[low:high] - first).tolist()
             swept = [
-                pool.submit(sweep, state, chunk[group], wanted) for state, group in zip(carried, groups, strict=True)
+                pool.submit(sweep, state, chunk[group], () if i in given_up else wanted)
+                for i, (state, group) in enumerate(zip(carried, groups, strict=True))
             ]
             for i, (group, future) in enumerate(zip(groups, swept, strict=True)):
                 carried[i], factors, ln_det[group, steps] = future.result()
+                worst = carried[i].error.max(axis=1)
                 if factors is not None:
                     pending.append(pool.submit(read_out, group, low, factors))
+                elif i in given_up:
+                    ln_s[group, low:high], error[group, low:high] = np.nan, worst[:, None, None]
+                if not slices and (worst > DOUBTFUL).all():  # nor will it ever be less: reading out is for later
+                    given_up.add(i)
             while len(pending) > 2 * len(groups) + 2 * workers:  # not too far ahead: factors take memory
                 pending.popleft().result()
         while pending:

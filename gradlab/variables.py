@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BT, BTM, BM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch", "mode"), ("batch",), ()
+HM = ("held_out", "mode")  # sequences of `gradlab.run` that are not in the batch
 
 # name: (dims, long name, units, formula or meaning)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
@@ -41,6 +42,12 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "budget_measured": (BT, "measured", "nats", "ln‖∂L/∂h_t‖ − ln‖∂L/∂h_T‖"),
     "lyapunov_exponent": (BM, "Lyapunov exponents over the sequence", "nats/step", "λ_i, the first tenth left out"),
     "lyapunov_standard_error": (BM, "standard error of the Lyapunov exponents", "nats/step", "s(λ_i)"),
+    "held_out_lyapunov_exponent": (
+        HM, "Lyapunov exponents over other sequences", "nats/step", "λ_i, the first tenth left out"
+    ),
+    "held_out_lyapunov_standard_error": (
+        HM, "standard error of the Lyapunov exponents over other sequences", "nats/step", "s(λ_i)"
+    ),
     "decay_rate": (B, "fitted rate of the gradient norm over lag", "nats/step", "d ln‖∂L/∂h_t‖/dk; < 0: vanishing"),
     "decay_rate_standard_error": (B, "standard error of the fitted rate", "nats/step", "s(rate)"),
     "decay_half_life": (B, "half-life of the gradient", "steps", "−ln 2 / rate; ∞ where it does not shrink"),

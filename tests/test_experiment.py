@@ -18,6 +18,7 @@ from gradlab import experiment as module
         ({"cell": "rnn"}, ValueError, r"cell must be one of \['tanh', 'relu', 'lstm', 'gru'\], got 'rnn'"),
         ({"data": "mnist"}, ValueError, "data must be one of"),
         ({"units": 0}, ValueError, "units must be at least 1"),
+        ({"held_out": 0}, ValueError, "held_out must be at least 1"),
         ({"units": 3.5}, TypeError, "units must be a positive integer"),
         ({"gain": -1.0}, ValueError, "gain must be a positive finite number"),
         ({"gain": float("nan")}, ValueError, "gain must be a positive finite number"),
@@ -71,6 +72,26 @@ def test_the_loss_is_the_one_that_is_trained() -> None:
     keras_loss = network.model.evaluate(features, task.test_targets, verbose=0)[0]
     # Keras computes in float32: up to 29 steps of sums over 4 + 12 products, then a mean of values of order 2
     assert abs(ours - keras_loss) < 29 * 16 * np.finfo(np.float32).eps * 2
+
+
+@pytest.mark.parametrize("data", ["vowels", "adding"])
+def test_held_out_sequences_are_the_next_ones(data: str) -> None:
+    """What is held out of one run and analysed in another, with the same network, has the same exponents."""
+    small = {"data": data, "units": 5, "epochs": 1}
+    ds = gl.run(gl.Experiment("tanh", **small, probes=2, held_out=3))
+    assert ds["held_out_lyapunov_exponent"].dims == ("stage", "held_out", "mode")
+    wide = gl.run(gl.Experiment("tanh", **small, probes=5, held_out=1))
+    for kind in ("exponent", "standard_error"):
+        # in another batch a state is rounded differently, and the steps between two QRs may be others: 1e-8 at most
+        np.testing.assert_allclose(ds[f"held_out_lyapunov_{kind}"], wide[f"lyapunov_{kind}"][:, 2:], atol=1e-8)
+    assert not np.isin(ds["held_out_lyapunov_exponent"], ds["lyapunov_exponent"]).any()
+
+
+def test_there_must_be_sequences_to_hold_out() -> None:
+    with pytest.raises(ValueError, match="at most the 370 test sequences of vowels together, got 370 and 1"):
+        gl.run(gl.Experiment("tanh", data="vowels", units=3, epochs=0, probes=370, held_out=1))
+    ds = gl.run(gl.Experiment("tanh", data="noise", units=3, epochs=0, probes=14, held_out=5))
+    assert (ds.sizes["batch"], ds.sizes["held_out"]) == (14, 5)
 
 
 def test_a_network_that_explodes_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:

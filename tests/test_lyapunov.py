@@ -333,6 +333,14 @@ def test_a_direction_that_dies_while_discarded_is_replaced() -> None:
     np.testing.assert_allclose(lyapunov_exponents(J, discard=10).exponents, np.log([2.0, 0.5]), atol=5 / 390)
 
 
+@pytest.mark.parametrize("stride", [None, 1, 4])
+def test_a_step_in_which_everything_dies_within_a_block(stride: int | None) -> None:
+    J = np.random.default_rng(0).standard_normal((200, 6, 6))
+    J[5:14] = 0.0  # before and after what is discarded, where the frame is filled up again and a block is long
+    assert np.isneginf(lyapunov_exponents(J, discard=10, stride=stride).exponents).all()
+    assert np.isfinite(lyapunov_exponents(J, discard=14, stride=stride).exponents).all()
+
+
 def test_exponents_that_rounding_has_changed_are_announced() -> None:
     # graded by columns: a dense frame mixes the columns, and what is 1e-30 of the others is gone
     J = np.random.default_rng(0).standard_normal((50, 4, 4)) * 10.0 ** np.array([0, -4, -8, -12])
