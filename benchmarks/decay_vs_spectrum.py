@@ -6,7 +6,7 @@ its batches, so that networks are independent given the data set. Writes to --ou
 booktabs .tex), two figures (.pdf, .png), and the provenance with the summary (.json); every finished run is kept under
 runs/ and skipped by --resume, if the code that made it is the present one.
 
-    python benchmarks/decay_vs_spectrum.py            # at most 20 minutes on 2 cores
+    python benchmarks/decay_vs_spectrum.py            # at most 10 minutes on 2 cores
     python benchmarks/decay_vs_spectrum.py --quick    # about half a minute, one network each: no intervals
 """
 
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", choices=CHOICES["cells"], default=list(CHOICES["cells"]))
     parser.add_argument("--gains", nargs="+", type=float, help=f"recurrent gains (default: {DEFAULT_GAINS})")
     parser.add_argument("--units", type=int, help="units n per gate (default: 32)")
-    parser.add_argument("--seeds", type=int, help="networks of each cell and gain (default: 5)")
+    parser.add_argument("--seeds", type=int, help="networks of each cell and gain (default: 3)")
     parser.add_argument("--epochs", type=int, help="epochs of training (default: 12; noise: 0)")
     parser.add_argument(
         "--resume",
@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
     )
     options = parser.parse_args()
     small = {"gains": [0.8, 1.5], "units": 16, "seeds": 1, "epochs": 1}
-    full = {"gains": list(DEFAULT_GAINS), "units": 32, "seeds": 5, "epochs": 12}
+    full = {"gains": list(DEFAULT_GAINS), "units": 32, "seeds": 3, "epochs": 12}
     for name, value in (small if options.quick else full).items():
         if getattr(options, name) is None:
             setattr(options, name, 0 if name == "epochs" and options.data == "noise" else value)

@@ -42,13 +42,14 @@ _HOME = {
     "Experiment": "experiment",
     "run": "experiment",
     "tasks": "tasks",
+    "testing": "testing",
     "plot": "plotting",
     "save": "results",
     "load": "results",
 }
 
 if TYPE_CHECKING:
-    from gradlab import bounds, predictions, tasks
+    from gradlab import bounds, predictions, tasks, testing
     from gradlab import plotting as plot
     from gradlab.analysis import analyze
     from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
@@ -95,6 +96,7 @@ __all__ = [
     "state_gradients",
     "step_jacobians",
     "tasks",
+    "testing",
 ]
 
 
@@ -102,7 +104,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"gradlab has no {name!r}; it has {sorted(_HOME)}")
     module = import_module(f"gradlab.{_HOME[name]}")
-    value = module if name in ("bounds", "predictions", "tasks", "plot") else getattr(module, name)
+    value = module if name in ("bounds", "predictions", "tasks", "testing", "plot") else getattr(module, name)
     globals()[name] = value
     return value
 
