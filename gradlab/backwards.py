@@ -54,6 +54,7 @@ def sweep(carried: GradedFactor, J: Array, wanted: Sequence[int]) -> tuple[Grade
         ln|det J_s| [B, K]).
     """
     unit, D, shift = row_scales(J)
+    underflow = ((unit == 0) != (J == 0)).any(axis=(2, 3))  # a row that spans more than float64
     diagonals = brackets(D)
     each = np.arange(len(J))[:, None]
     emitted = []
@@ -71,7 +72,7 @@ def sweep(carried: GradedFactor, J: Array, wanted: Sequence[int]) -> tuple[Grade
             Ct, rest = remainder.product(carried.Ct, carried.rest, step, carried.slices)
         else:
             Ct, rest = carried.Ct @ step, carried.rest @ step
-        carried = carried._replace(Ct=Ct, d=d, rest=rest, rows=None)
+        carried = carried._replace(Ct=Ct, d=d, rest=rest, rows=None, singular=carried.singular | underflow[:, s])
         if s in asked:
             whole = _in_order(refactor(carried, keep_left=True)) if carried.slices else carried
             emitted.append(whole._replace(rest=whole.rest[:0]))

@@ -42,7 +42,7 @@ class GradedFactor(NamedTuple):
     Y: Array  # [N, n, n]
     singular: NDArray[np.bool_]  # [N]: a pivot vanished in rounding and was taken for an exact zero
     rest: Array  # [N, n, n], laid out like Ct
-    error: Array  # [N, n] relative error of d and Y so far, which nothing later can change; 0 with slices
+    error: Array  # [N, n] relative error of d and Y so far, which nothing later can change; with slices, that left
     pending: Array  # [N, n] relative error of the columns of C, by which later steps may yet change d; 0 with slices
     slices: int = 0
     rows: Integers | None = None  # [N, n]: Ct[b, :, i] is row rows[b, i] of C; None: row i
@@ -123,8 +123,9 @@ def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
             np.einsum("bii->bi", factors)[raised] = lost[raised]
             Ut, d, ratios = unit_triangle(factors, F.d.at(each, columns))
             vanished &= ~raised
-        # a vanished pivot has no right digit, so it is the zero that it cannot be told from
-        singular = singular | (vanished & (d.mantissa != 0)).any(axis=1)
+        # a vanished pivot has no right digit, so it is the zero that it cannot be told from; in an empty row or column
+        # it is an exact zero
+        singular = singular | (vanished & (lost > 0)).any(axis=1)
         d = _without(d, vanished)
         Ut.swapaxes(1, 2)[vanished] = 0.0
     factored = _Factored(left, factors, ratios, d, rows, columns, orthogonal)
@@ -135,7 +136,7 @@ def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
     if F.slices:
         d, Ut, rest, vanished, unknown = _make_good(F, factored, Ut)
         error = error[each, columns] + unknown
-        singular = singular | (vanished & (d.mantissa != 0)).any(axis=1)
+        singular = singular | vanished.any(axis=1)
         d = _without(d, vanished)
     else:
         rest, error, pending = _keep_count(F, factored, row_size)

@@ -63,7 +63,7 @@ def largest(sizes: Array, axis: int) -> Array:
 
 
 def row_scales(J: Array) -> tuple[Array, Integers, Integers]:
-    """Split J = 2^shift · diag(2^D) · Ĵ exactly, rows of Ĵ with largest entry in [½, 1).
+    """Split J = 2^shift · diag(2^D) · Ĵ, rows of Ĵ with largest entry in [½, 1): exactly, unless an entry underflows.
 
     Returns:
         (Ĵ, D, shift): J's shape, then without its last axis, then without its last two. D is centred on 0 (the

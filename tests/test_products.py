@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import cases
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from gradlab import products
+from gradlab import products, reading
 from gradlab.products import log_singular_values
 from gradlab.streaming import StepReader
 
@@ -107,8 +109,8 @@ def test_saturation_past_what_one_bracket_holds() -> None:
 
 def test_repeated_values_with_gaps_need_jacobi(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []  # plain LAPACK is off by 1e13 here, relatively: the certificate must send these to Jacobi
-    jacobi = products._jacobi_values
-    monkeypatch.setattr(products, "_jacobi_values", lambda A: steps.append(1) or jacobi(A))
+    jacobi = reading._jacobi_values
+    monkeypatch.setattr(reading, "_jacobi_values", lambda A: steps.append(1) or jacobi(A))
     sizes, T = np.array([1.0, 1e-1, 1e-2, 1e-3]), 30
     ln_s = log_singular_values(cases.symmetric(np.repeat(sizes, 4), T, 0))
     expected = np.arange(T, 0, -1)[:, None] * np.repeat(np.log(sizes), 4)
@@ -274,6 +276,45 @@ def test_scales_that_cross_and_cross_again(seed: int, transposed: bool) -> None:
     wrong = np.abs(ln_s - np.array([reference.exact_log_singular_values(J[t:], 2400) for t in range(T)]))
     assert wrong.max() < PROMISE
     assert (wrong <= 30 * error + PROMISE / 10).all()
+
+
+def sparse_and_saturated(seed: int) -> Array:
+    """Half of W is zero and the slopes of 2^-60 come and go: twice the digits of float64 are not enough."""
+    rng = np.random.default_rng([seed, 9])
+    n, T = int(rng.integers(2, 9)), int(rng.integers(5, 60))
+    few = [1, 0.5, 2.0**-20, 2.0**-60]
+    slopes = rng.choice(few, (T, n)) if seed % 2 == 0 else 10.0 ** rng.uniform(-18, 0, (T, n))
+    return (rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.5) + 2 * np.eye(n)) * slopes[:, None, :]
+
+
+@pytest.mark.filterwarnings("ignore:a step Jacobian is singular")
+@pytest.mark.parametrize("seed", [2, 3, 5, 8, 12])
+def test_no_wrong_number_leaves_in_silence(seed: int) -> None:
+    J = sparse_and_saturated(seed)
+    exact = reference.exact_log_singular_values(J, 20000)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ln_s, error = log_singular_values(J, times=[0], return_error=True)
+    wrong = np.abs(np.subtract(ln_s[0], exact, out=np.zeros(len(exact)), where=ln_s[0] != exact))
+    silent = not any("uncertain" in str(one.message) for one in caught)
+    assert (wrong <= 30 * error[0] + PROMISE).all() or not silent
+    assert wrong.max() < 1e-5 or caught
+
+
+def test_a_pivot_that_cancels_to_zero_is_announced() -> None:
+    rng = np.random.default_rng(2)
+    W = rng.standard_normal((2, 1)) @ rng.standard_normal((1, 2))  # rank 1, but for the rounding of its entries
+    with pytest.warns(RuntimeWarning, match="singular to working precision"):
+        ln_s, error = log_singular_values(np.stack([W, W]), return_error=True)
+    assert np.isneginf(ln_s[0, 1])
+    assert np.isinf(error[0, 1])
+
+
+@pytest.mark.parametrize("rows", [[[5e-324, 0], [1, 1e-310]], [[1e-200, 1], [1, 1e200]], [[5e-324, 0], [1, 5e-324]]])
+def test_what_does_not_fit_one_row_is_announced(rows: list[list[float]]) -> None:
+    with pytest.warns(RuntimeWarning):
+        _, error = log_singular_values(np.array([rows]), return_error=True)
+    assert not (error < 1).all()
 
 
 # --- The error estimate ------------------------------------------------------------------------------------------

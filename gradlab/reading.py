@@ -1,0 +1,183 @@
+"""Singular values of graded factorizations, read out a batch of lags at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dgejsv
+
+from gradlab import lapack
+from gradlab.graded import GradedFactor, refactor, rounding_of_pivots
+from gradlab.scales import LN2, Integers, Scales, descending, log2_abs, unit_triangle
+from gradlab.validation import Array
+
+# Windows of rows, in bits below the topmost. dqds works on squares, so little more than 430 bits fit one LAPACK
+# call; narrower windows are cheaper, until they overlap for the most part. Rows k bits apart change each other's
+# singular values by 2^-2k: 30 bits are enough above and below a value that counts.
+WINDOW_BITS = 150.0
+MARGIN_ABOVE = 30.0
+MARGIN_BELOW = 30.0
+NEGLIGIBLE = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
+CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK is allowed before Jacobi takes over
+EPS = float(np.finfo(np.float64).eps)
+
+
+def triangularise(F: GradedFactor) -> tuple[Scales, Array, Array, NDArray[np.bool_]]:
+    """Reduce C · diag(d) · Y to (d, Aᵀ, errors, singular): diag(d) · A has its singular values, A is a graded triangle.
+
+    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
+    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i; A has a unit diagonal.
+    """
+    F = refactor(F, keep_left=False)
+    size = np.abs(F.Y).max(axis=2)
+    rows = descending(F.d.log2() + log2_abs(size))
+    each = np.arange(len(rows))[:, None]
+    Rt = F.Y[each, rows]
+    lapack.qr(Rt)
+    At, d, _ = unit_triangle(Rt, F.d.at(each, rows))
+    return d, At, F.error[each, rows] + rounding_of_pivots(size[each, rows], Rt), F.singular
+
+
+def errors(error: Array, d: Scales, ln_s: Array, vanished: NDArray[np.bool_]) -> Array:
+    """The errors of ln σ [N, n] by those of d."""
+    each = np.arange(len(ln_s))[:, None]
+    error = np.where(np.isneginf(ln_s), 0.0, error[each, descending(d.log2())]) + rounding(ln_s)
+    error[np.isneginf(ln_s) & vanished[:, None]] = np.inf  # lost in rounding: any value below it will do
+    return error
+
+
+def log_values(d: Scales, At: Array) -> Array:
+    """Return ln σ(diag(d) · A) [N, n], descending, by windows of rows: those that act on each other, and no wider."""
+    ln_s = _log_abs(d)  # already right for a row that no other row acts on
+    layout = _Layout.of(d.log2(), At)
+    for window in layout.windows():
+        for size in np.unique(window.stop - window.start):  # one LAPACK call for all windows of a size
+            same = np.flatnonzero(window.stop - window.start == size)
+            batch = window.batch[same, None]
+            rows = window.start[same, None] + np.arange(size)
+            base = d.exponent[batch, window.start[same, None]]
+            scale = np.ldexp(np.abs(d.mantissa[batch, rows]), np.maximum(d.exponent[batch, rows] - base, -1000))
+            blocks = np.empty((len(same), size, size))
+            for g, (b, i) in enumerate(zip(window.batch[same], window.start[same], strict=True)):
+                np.multiply(At[b, i : i + size, i : i + size].T, scale[g, :, None], out=blocks[g])
+            values = np.log(_window_values(blocks, scale)) + base * LN2
+            counts = (rows >= window.done[same, None]) & (rows < window.keep[same, None])
+            ln_s[np.broadcast_to(batch, rows.shape)[counts], rows[counts]] = values[counts]
+    return np.sort(ln_s, axis=1)[:, ::-1]
+
+
+def _log_abs(d: Scales) -> Array:
+    """ln|d|, −∞ for an exact zero."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.abs(d.mantissa)) + d.exponent * LN2
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """One window of rows start ≤ i < stop for each member of `batch`; its values done ≤ i < keep count."""
+
+    batch: Integers
+    start: Integers
+    stop: Integers
+    done: Integers
+    keep: Integers
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the rows of graded triangles lie in scale, and where they may be cut apart."""
+
+    live: Integers  # [N] rows that are not exactly zero; they come first
+    coupled: Integers  # [N, n+1] the first row from i on that acts on another, n if there is none
+    last_cut: Integers  # [N, n+1] the last place up to i where the rows above act on none below
+    envelope: Array  # [N, n] log2 of the largest scale from row i on
+    lowest: Array  # [N, n] log2 of the smallest scale down to row i
+
+    @classmethod
+    def of(cls, log2_d: Array, At: Array) -> _Layout:
+        N, n = log2_d.shape
+        index = np.arange(n)
+        # a cut before row i, or after the last
+        cut = np.concatenate([_first_felt(At, log2_d) >= index, np.ones((N, 1), bool)], axis=1)
+        coupled = np.where(cut[:, :-1] & cut[:, 1:], n, index)
+        coupled = np.concatenate([coupled, np.full((N, 1), n)], axis=1)
+        return cls(
+            live=np.isfinite(log2_d).sum(axis=1),
+            coupled=np.minimum.accumulate(coupled[:, ::-1], axis=1)[:, ::-1],
+            last_cut=np.maximum.accumulate(np.where(cut, np.arange(n + 1), 0), axis=1),
+            envelope=np.maximum.accumulate(log2_d[:, ::-1], axis=1)[:, ::-1],
+            lowest=np.minimum.accumulate(log2_d, axis=1),
+        )
+
+    def windows(self) -> Iterator[_Windows]:
+        """Windows from the top down, one of each member at a time, until every coupled row has its value."""
+        done = np.zeros(len(self.live), np.int64)
+        while True:
+            done = np.take_along_axis(self.coupled, done[:, None], 1)[:, 0]
+            batch = np.flatnonzero(done < self.live)
+            if not len(batch):
+                return
+            window = self._next(batch, done[batch])
+            yield window
+            done[batch] = window.keep
+
+    def _next(self, batch: Integers, done: Integers) -> _Windows:
+        """The windows that give the values from row `done` on."""
+        each = np.arange(len(batch))
+        envelope, lowest, live = self.envelope[batch], self.lowest[batch], self.live[batch]
+        clear_above = (lowest > (envelope[each, done] + MARGIN_ABOVE)[:, None]).sum(axis=1)
+        start = np.maximum(self.last_cut[batch, done], np.minimum(clear_above, done))
+        stop = (envelope >= (envelope[each, start] - WINDOW_BITS)[:, None]).sum(axis=1)
+        stop = np.minimum(stop, live)
+        clear_below = (envelope >= (lowest[each, stop - 1] + MARGIN_BELOW)[:, None]).sum(axis=1)
+        keep = np.maximum(np.maximum(clear_below, self.last_cut[batch, stop]), done + 1)
+        return _Windows(batch, start, stop, done, np.where(stop == live, stop, keep))
+
+
+def _first_felt(At: Array, log2_d: Array) -> Integers:
+    """For each row j of [N, n], the first row that acts on any of j … n−1; where it is j itself a cut may go before j.
+
+    Dropping A_ij changes ln σ by no more than |A_ij|, and by about A_ij² only where d_j < d_i/2.
+    """
+    n = At.shape[-1]
+    below = np.full_like(log2_d, -np.inf)  # the largest scale below each row
+    below[:, :-1] = np.maximum.accumulate(log2_d[:, :0:-1], axis=1)[:, ::-1]
+    negligible = np.where(below < log2_d - 1, NEGLIGIBLE**0.5, NEGLIGIBLE)
+    felt = np.abs(At) > negligible[:, None, :]
+    felt[:, np.arange(n), np.arange(n)] = True
+    first: Integers = np.argmax(felt, axis=2)
+    return np.minimum.accumulate(first[:, ::-1], axis=1)[:, ::-1]
+
+
+def _window_values(blocks: Array, d: Array) -> Array:
+    """Singular values [G, m] of graded triangles [G, m, m] whose determinants are Π d, descending.
+
+    Bidiagonalisation keeps most such gradings to the last digit, at a tenth of the price of Jacobi, but not where
+    repeated singular values and gaps meet. The determinant tells: Σ ln(σ_i/d_i) must vanish.
+    """
+    try:
+        values = np.asarray(np.linalg.svd(blocks, compute_uv=False), np.float64)
+    except np.linalg.LinAlgError:  # one block of the batch did not converge
+        values = np.zeros_like(d)
+    with np.errstate(divide="ignore"):
+        missed = np.abs(np.log(values / np.sort(d, axis=1)[:, ::-1]).sum(axis=1))
+    for g in np.flatnonzero(~(missed <= CERTIFICATE * d.shape[1])):
+        values[g] = _jacobi_values(blocks[g])
+    return values
+
+
+def _jacobi_values(A: Array) -> Array:
+    """Singular values by preconditioned one-sided Jacobi, accurate under any row scaling; descending."""
+    scaled, _, _, work, _, _ = dgejsv(np.asfortranarray(A.T), joba=0, jobu=3, jobv=3)
+    values: Array = np.sort(scaled * (work[0] / work[1]))[::-1]
+    return values
+
+
+def rounding(ln_s: Array) -> Array:
+    """Of a logarithm; 0 for −∞."""
+    finite = np.isfinite(ln_s)
+    size = np.abs(ln_s, out=np.zeros_like(ln_s), where=finite)
+    return EPS * np.where(finite, np.maximum(1.0, size), 0.0)
