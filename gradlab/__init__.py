@@ -23,6 +23,7 @@ _HOME = {
     "LazyStepJacobians": "lazy",
     "activation_slopes": "jacobian",
     "state_gradients": "gradients",
+    "gate_paths": "paths",
     # linear algebra
     "log_singular_values": "products",
     "leading_singular_values": "leading",
@@ -32,6 +33,7 @@ _HOME = {
     "entropy_rate": "attractor",
     "recurrent_spectrum": "spectrum",
     "spectral_radius": "spectrum",
+    "gate_spectra": "gates",
     # theory beside measurement
     "bounds": "bounds",
     "predictions": "predictions",
@@ -56,12 +58,14 @@ if TYPE_CHECKING:
     from gradlab.cells import VanillaRNNCell
     from gradlab.decay import decay_budget, fit_decay
     from gradlab.experiment import Experiment, run
+    from gradlab.gates import gate_spectra
     from gradlab.gradients import state_gradients
     from gradlab.horizon import reliability_horizon
     from gradlab.jacobian import activation_slopes, step_jacobians
     from gradlab.lazy import LazyStepJacobians
     from gradlab.leading import leading_singular_values
     from gradlab.lyapunov import lyapunov_exponents
+    from gradlab.paths import gate_paths
     from gradlab.products import log_singular_values
     from gradlab.results import load, save
     from gradlab.spectrum import recurrent_spectrum, spectral_radius
@@ -80,6 +84,8 @@ __all__ = [
     "decay_budget",
     "entropy_rate",
     "fit_decay",
+    "gate_paths",
+    "gate_spectra",
     "kaplan_yorke_dimension",
     "leading_singular_values",
     "load",

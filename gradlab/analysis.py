@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradlab import bounds, predictions
 from gradlab.decay import decay_budget, fit_decay
-from gradlab.gradients import log_norm, state_gradients
+from gradlab.gradients import StateGradients, log_norm, state_gradients
 from gradlab.horizon import reliability_horizon
 from gradlab.jacobian import activation_slopes, check_elementwise, step_jacobians
 from gradlab.lyapunov import lyapunov_exponents
+from gradlab.paths import gate_paths, has_gate_paths
 from gradlab.products import log_singular_values
 from gradlab.results import SCHEMA_VERSION, provenance
 from gradlab.spectrum import recurrent_spectrum
@@ -45,7 +46,8 @@ def analyze(
     each of them, Lyapunov exponents, the fitted decay rate.
     Rigorous: the chain of bounds, the sandwich, the determinant identity. Predicted: the mean-field rate (tanh). And
     the decay budget, which accounts for the distance between promise and measurement. Links of the chain that do not
-    hold for a cell (there is no ‖φ'‖·σ_1(W) for a gated one) are left out, not approximated.
+    hold for a cell (there is no ‖φ'‖·σ_1(W) for a gated one) are left out, not approximated. For an LSTM and a GRU, the
+    share of each path through their gates (see `gradlab.gate_paths`).
 
     Args:
         cell: anything that `as_step` takes, or a `Trajectory` (then pass None as `inputs`).
@@ -61,10 +63,11 @@ def analyze(
         return_error: also estimate the error of every singular value, at twice the cost.
 
     Returns:
-        Dataset with dims batch, time (t = 0 … T), mode (i = 1 … n); coordinate ``lag`` [batch, time], the number of
-        steps that count between t and T, in the order in which the cell reads (the attribute ``go_backwards`` says
-        whether that is from the end). Lyapunov exponents leave out the first tenth of the steps; the sandwich of the
-        gradient is there only if the loss reads nothing but h_T. Every variable carries its long name, units and
+        Dataset with dims batch, time (t = 0 … T), mode (i = 1 … n) and, for gated cells, path (by name); coordinate
+        ``lag`` [batch, time], the number of steps that count between t and T, in the order in which the cell reads
+        (the attribute ``go_backwards`` says whether that is from the end). Lyapunov exponents leave out the first
+        tenth of the steps; the sandwich of the gradient is there only if the loss reads nothing but h_T. Every
+        variable carries its long name, units and
         formula. Attributes: cell, where each part of the state lies, versions, seed, commit, whether the tree was
         dirty, dtype, command, UTC.
 
@@ -86,11 +89,13 @@ def analyze(
     if slopes is not None:
         check_elementwise(traj, J, slopes)
     values: dict[str, Array] = {}
-    terminal = _add_gradients_and_spectra(values, traj, J, loss, seed, return_error)
+    g = state_gradients(traj, None, loss or random_direction_loss(len(J), traj.step.state_size, seed))
+    terminal = _add_gradients_and_spectra(values, traj, J, g, return_error)
+    path_names = _add_paths(values, traj, J, g)
     budget_names = _add_bounds(values, traj, J, slopes, terminal)
     _add_rates(values, traj, J)
     block = _add_recurrent_matrix(values, traj.step, recurrent_block)
-    ds = _dataset(values, traj)
+    ds = _dataset(values, traj, path_names)
     ds.attrs |= {
         "title": f"Gradient analysis of {traj.step.description}",
         "cell": traj.step.description,
@@ -143,16 +148,9 @@ def _describe_loss(loss: Callable[[tf.Tensor], tf.Tensor] | None) -> str:
 
 
 def _add_gradients_and_spectra(
-    values: dict[str, Array],
-    traj: Trajectory,
-    J: Array,
-    loss: Callable[[tf.Tensor], tf.Tensor] | None,
-    seed: int,
-    return_error: bool,
+    values: dict[str, Array], traj: Trajectory, J: Array, g: StateGradients, return_error: bool
 ) -> Array:
     """Add the measurement: gradients and singular values; return ln‖P_tᵀ g_T‖."""
-    batch, n = len(traj.inputs), traj.step.state_size
-    g = state_gradients(traj, None, loss or random_direction_loss(batch, n, seed))
     values["log_gradient_norm"] = g.log_total_norm
     values["log_direct_gradient_norm"] = g.log_direct_norm
     values["log_recurrent_gradient_norm"] = g.log_recurrent_norm
@@ -182,6 +180,17 @@ def _terminal_gradient(J: Array, g: Array) -> Array:
         scale = scale + np.log(largest)
         norms.append(log_norm(g) + scale)
     return np.stack(norms[::-1], axis=1)
+
+
+def _add_paths(values: dict[str, Array], traj: Trajectory, J: Array, g: StateGradients) -> tuple[str, ...]:
+    """Add the shares of the paths through the gates of an LSTM or a GRU; return the names of the paths."""
+    if not has_gate_paths(traj):
+        return ()
+    paths = gate_paths(traj, J=J)
+    values["path_share_of_gradient"] = _with_start(paths.shares_of_gradient(g))
+    values["path_share_of_singular_value"] = _with_start(paths.shares_of_singular_value())
+    values["path_share_of_product"] = _with_start(paths.shares_of_product())
+    return paths.names
 
 
 def _add_bounds(
@@ -261,6 +270,7 @@ def _add_recurrent_matrix(values: dict[str, Array], step: Step, block: str | Non
         raise ValueError(f"recurrent_block must be one of {sorted(matrices)}, got {block!r}")
     stored = np.finfo(tf.as_dtype(getattr(step.cell, "variable_dtype", "float64")).as_numpy_dtype).eps
     w = recurrent_spectrum(matrices[block], precision=float(stored))
+    values["recurrent_matrix"] = np.asarray(matrices[block], np.float64)
     values["eigenvalue_real"], values["eigenvalue_imag"] = w.eigenvalues.real, w.eigenvalues.imag
     for name in (
         "spectral_radius",
@@ -269,6 +279,7 @@ def _add_recurrent_matrix(values: dict[str, Array], step: Step, block: str | Non
         "henrici_departure",
         "kreiss_lower_bound",
         "transient_peak",
+        "eigenvector_condition",
     ):
         values[name] = np.asarray(getattr(w, name), np.float64)
     kind = {"W": "W of", "c": "candidate matrix W_c of", "h": "candidate matrix W_h of"}
@@ -287,7 +298,7 @@ def _with_start(array: Array) -> Array:
     return np.concatenate([np.full_like(array[:, :1], np.nan), array], axis=1)
 
 
-def _dataset(values: dict[str, Array], traj: Trajectory) -> xr.Dataset:
+def _dataset(values: dict[str, Array], traj: Trajectory, path_names: tuple[str, ...]) -> xr.Dataset:
     """Return the labelled dataset."""
     B, T, _ = traj.inputs.shape
     variables = {}
@@ -305,4 +316,6 @@ def _dataset(values: dict[str, Array], traj: Trajectory) -> xr.Dataset:
     )
     if "eigenvalue_real" in ds:
         ds = ds.assign_coords(eigenvalue=("eigenvalue", np.arange(1, ds.sizes["eigenvalue"] + 1)))
+    if path_names:
+        ds = ds.assign_coords(path=("path", list(path_names), {"long_name": "path through the gates"}))
     return ds

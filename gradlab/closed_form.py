@@ -83,17 +83,24 @@ def closed_form(step: Step) -> Formula | None:
         >>> print(f"{h[0, 0]:.4f} {J[0, 0, 0]:.4f} {1 - h[0, 0] ** 2:.4f}")
         0.7616 0.4200 0.4200
     """
+    made = ingredients(step)
+    return None if made is None else _FORMULAS[type(step.cell)](*made)
+
+
+def ingredients(step: Step) -> tuple[Any, ...] | None:
+    """Return (cell, kernel [d, K·n], recurrent kernel [n, K·n], bias, *activations) of a cell with a formula, or None.
+
+    A GRU with the reset gate after the product has a bias on either side of it, [2, 3n].
+    """
     cell = step.cell
-    make = _FORMULAS.get(type(cell))
-    if make is None or step.dtype != "float64":
+    if type(cell) not in _FORMULAS or step.dtype != "float64":
         return None
     known = [ACTIVATIONS.get(activations.name_of(getattr(cell, name, None)) or "") for name in _functions(cell)]
     if None in known:
         return None
     kernel, recurrent, *rest = (np.asarray(weight, np.float64) for weight in step.weights)
     bias = rest[0] if rest else np.zeros(kernel.shape[1])
-    formula: Formula = make(cell, kernel, recurrent, bias, *known)
-    return formula
+    return (cell, kernel, recurrent, bias, *known)
 
 
 def _functions(cell: Any) -> tuple[str, ...]:
@@ -108,7 +115,7 @@ def _rows_scaled(scales: list[Array], matrices: Array, room: Array) -> None:
     np.matmul(s.swapaxes(0, 1), matrices, out=room.swapaxes(0, 1))
 
 
-def _gates(recurrent: Array) -> Array:
+def gate_matrices(recurrent: Array) -> Array:
     """Return the matrices of a Keras recurrent kernel [n, K·n] as they act, [n, K, n] with W_k at [:, k]."""
     n = len(recurrent)
     return np.ascontiguousarray(recurrent.reshape(n, -1, n).transpose(2, 1, 0))
@@ -121,7 +128,7 @@ def _add_diagonal(room: Array, diagonal: Array) -> None:
 
 def _simple(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation) -> Formula:
     """Of h = φ(a), a = W h + U x + b: J = diag φ'(a) · W."""
-    W = _gates(recurrent)
+    W = gate_matrices(recurrent)
     kernel_first = type(cell) is not VanillaRNNCell
 
     def formula(h: Array, x: Array, room: Array) -> Array:
@@ -133,70 +140,145 @@ def _simple(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activa
     return formula
 
 
+class LSTMSlopes(NamedTuple):
+    """One step of an LSTM, c = f∘c_prev + i∘g and h = o∘φ(c), and what multiplies its matrices; each [N, u].
+
+    Attributes:
+        state: [h, c] after the step [N, 2u].
+        highway: f = ∂c/∂c_prev with the gates held fixed.
+        input_gate: g i' = ∂c/∂a_i.
+        forget_gate: c_prev f' = ∂c/∂a_f.
+        candidate: i g' = ∂c/∂a_g.
+        output_gate: φ(c) o' = ∂h/∂a_o.
+        into_h: o φ'(c) = ∂h/∂c.
+    """
+
+    state: Array
+    highway: Array
+    input_gate: Array
+    forget_gate: Array
+    candidate: Array
+    output_gate: Array
+    into_h: Array
+
+
+def lstm_slopes(
+    cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation, gate: Activation, state: Array, x: Array
+) -> LSTMSlopes:
+    """Return one step from [h, c] [N, 2u] and x [N, d]."""
+    u = len(recurrent)
+    h, c_before = state[:, :u], state[:, u:]
+    ai, af, ag, ao = np.split(h @ recurrent + (x @ kernel + bias), 4, axis=1)
+    i, f, g, o = gate.value(ai), gate.value(af), phi.value(ag), gate.value(ao)
+    c = f * c_before + i * g
+    phi_c = phi.value(c)
+    return LSTMSlopes(
+        state=np.concatenate([o * phi_c, c], axis=1),
+        highway=f,
+        input_gate=g * gate.slope(ai),
+        forget_gate=c_before * gate.slope(af),
+        candidate=i * phi.slope(ag),
+        output_gate=phi_c * gate.slope(ao),
+        into_h=o * phi.slope(c),
+    )
+
+
 def _lstm(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation, gate: Activation) -> Formula:
-    """Of c = f∘c_prev + i∘g, h = o∘φ(c); the Jacobian of [h, c] with respect to both.
+    """The Jacobian of [h, c] with respect to both.
 
     ∂c/∂h = diag(g i') W_i + diag(c_prev f') W_f + diag(i g') W_c,  ∂c/∂c = diag f,
     ∂h/∂h = diag(φ(c) o') W_o + diag(o φ'(c)) ∂c/∂h,               ∂h/∂c = diag(o φ'(c) f).
     """
     u = len(recurrent)
-    W = _gates(recurrent)  # i, f, c, o
+    W = gate_matrices(recurrent)  # i, f, c, o
     first = np.ascontiguousarray(W[:, :3])
 
     def formula(state: Array, x: Array, room: Array) -> Array:
-        h, c_before = state[:, :u], state[:, u:]
-        ai, af, ag, ao = np.split(h @ recurrent + (x @ kernel + bias), 4, axis=1)
-        i, f, g, o = gate.value(ai), gate.value(af), phi.value(ag), gate.value(ao)
-        c = f * c_before + i * g
-        phi_c, through_c = phi.value(c), o * phi.slope(c)
-        into_c = [g * gate.slope(ai), c_before * gate.slope(af), i * phi.slope(ag)]
-        into_h = [through_c * scale for scale in into_c]
-        _rows_scaled([*into_h, phi_c * gate.slope(ao)], W, room[:, :u, :u])
+        s = lstm_slopes(cell, kernel, recurrent, bias, phi, gate, state, x)
+        into_c = [s.input_gate, s.forget_gate, s.candidate]
+        into_h = [s.into_h * scale for scale in into_c]
+        _rows_scaled([*into_h, s.output_gate], W, room[:, :u, :u])
         _rows_scaled(into_c, first, room[:, u:, :u])
         room[:, :, u:] = 0.0
-        _add_diagonal(room[:, :u, u:], through_c * f)
-        _add_diagonal(room[:, u:, u:], f)
-        return np.concatenate([o * phi_c, c], axis=1)
+        _add_diagonal(room[:, :u, u:], s.into_h * s.highway)
+        _add_diagonal(room[:, u:, u:], s.highway)
+        return s.state
 
     return formula
 
 
+class GRUSlopes(NamedTuple):
+    """One step of a GRU, h = z∘h_prev + (1 − z)∘g, and what multiplies its matrices; each [N, n].
+
+    Attributes:
+        state: h after the step.
+        highway: z = ∂h/∂h_prev with gates and candidate held fixed.
+        update_gate: (h_prev − g) z' = ∂h/∂a_z.
+        into_h: (1 − z) φ' = ∂h/∂a_g.
+        reset: r.
+        reset_gate: (W h_prev + b') r' with the reset gate after the product, h_prev r' with it before: what r is
+            multiplied by, times its slope.
+    """
+
+    state: Array
+    highway: Array
+    update_gate: Array
+    into_h: Array
+    reset: Array
+    reset_gate: Array
+
+
+def gru_slopes(
+    cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation, gate: Activation, h: Array, x: Array
+) -> GRUSlopes:
+    """Return one step from h [N, n] and x [N, d]."""
+    n = len(recurrent)
+    # with the reset gate after the product Keras keeps a bias on either side of it, [2, 3n]
+    b, b_inner = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+    xz, xr, xg = np.split(x @ kernel + b, 3, axis=1)
+    if cell.reset_after:
+        hz, hr, inner = np.split(h @ recurrent + b_inner, 3, axis=1)
+    else:
+        hz, hr = np.split(h @ recurrent[:, : 2 * n], 2, axis=1)
+        inner = h
+    az, ar = xz + hz, xr + hr
+    z, r, new = gate.value(az), gate.value(ar), gate.complement(az)
+    ag = xg + (r * inner if cell.reset_after else (r * h) @ recurrent[:, 2 * n :])
+    g = phi.value(ag)
+    return GRUSlopes(
+        state=z * h + new * g,
+        highway=z,
+        update_gate=(h - g) * gate.slope(az),
+        into_h=new * phi.slope(ag),
+        reset=r,
+        reset_gate=inner * gate.slope(ar),
+    )
+
+
 def _gru(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation, gate: Activation) -> Formula:
-    """Of h = z∘h_prev + (1 − z)∘g, with the reset gate r after the product (as in cuDNN) or before it.
+    """With the reset gate r after the product (as in cuDNN) or before it.
 
     After:  g = φ(U x + b + r∘(W h + b')),  ∂g/∂h = diag(φ') [diag r · W + diag((W h + b')∘r') W_r].
     Before: g = φ(U x + b + W (r∘h)),       ∂g/∂h = diag(φ') W [diag r + diag(h∘r') W_r].
     J = diag z + diag((h_prev − g) z') W_z + diag(1 − z) ∂g/∂h.
     """
     n = len(recurrent)
-    W = _gates(recurrent)  # z, r, h
+    W = gate_matrices(recurrent)  # z, r, h
     W_z, W_h = np.ascontiguousarray(W[:, :1]), W[:, 2]
-    # with the reset gate after the product Keras keeps a bias on either side of it, [2, 3n]
-    b, b_inner = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
 
     def formula(h: Array, x: Array, room: Array) -> Array:
-        xz, xr, xg = np.split(x @ kernel + b, 3, axis=1)
+        s = gru_slopes(cell, kernel, recurrent, bias, phi, gate, h, x)
         if cell.reset_after:
-            hz, hr, inner = np.split(h @ recurrent + b_inner, 3, axis=1)
+            _rows_scaled([s.update_gate, s.into_h * s.reset_gate, s.into_h * s.reset], W, room)
         else:
-            hz, hr = np.split(h @ recurrent[:, : 2 * n], 2, axis=1)
-        az, ar = xz + hz, xr + hr
-        z, r, new = gate.value(az), gate.value(ar), gate.complement(az)
-        if cell.reset_after:
-            ag = xg + r * inner
-            g, outer = phi.value(ag), new * phi.slope(ag)
-            _rows_scaled([(h - g) * gate.slope(az), outer * inner * gate.slope(ar), outer * r], W, room)
-        else:
-            ag = xg + (r * h) @ recurrent[:, 2 * n :]
-            g, outer = phi.value(ag), new * phi.slope(ag)
-            _rows_scaled([(h - g) * gate.slope(az)], W_z, room)
-            within = W_h * (h * gate.slope(ar))[:, None, :]
+            _rows_scaled([s.update_gate], W_z, room)
+            within = W_h * s.reset_gate[:, None, :]
             within = (within.reshape(-1, n) @ W[:, 1]).reshape(room.shape)
-            within += W_h * r[:, None, :]
-            within *= outer[:, :, None]
+            within += W_h * s.reset[:, None, :]
+            within *= s.into_h[:, :, None]
             room += within
-        _add_diagonal(room, z)
-        return z * h + new * g
+        _add_diagonal(room, s.highway)
+        return s.state
 
     return formula
 

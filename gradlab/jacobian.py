@@ -132,14 +132,20 @@ def _by_formula(traj: Trajectory, formula: Formula) -> Array | None:
         for start in range(0, B * T, rows):
             chunk = slice(start, start + rows)
             after[chunk] = formula(before[chunk], inputs[chunk], J[chunk])
+    return J.reshape(B, T, n, n) if leads_on(traj, after.reshape(B, T, n)) else None
+
+
+def leads_on(traj: Trajectory, after: Array) -> bool:
+    """Return whether a formula's own states h_1 … h_T [B, T, n] are those of the trajectory."""
+    d, n = traj.inputs.shape[2], traj.step.state_size
     # far above any rounding of the sums over n + d terms, far below what another activation would do
     weight = max(1.0, *(float(np.abs(w).max(initial=0.0)) for w in traj.step.weights))
     size = 1.0 + float(np.abs(traj.states).max())
     allowance = 1e-9 * size * weight * (n * size + d * float(np.abs(traj.inputs).max()))
-    wrong = np.abs(after.reshape(B, T, n) - traj.states[:, 1:]).max(axis=2)
+    wrong = np.abs(after - traj.states[:, 1:]).max(axis=2)
     if traj.mask is not None:
         wrong[~traj.mask] = 0.0
-    return J.reshape(B, T, n, n) if (wrong <= allowance).all() else None
+    return bool((wrong <= allowance).all())
 
 
 def _by_autodiff(traj: Trajectory, jit_compile: bool) -> Array:

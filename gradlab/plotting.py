@@ -38,9 +38,11 @@ from gradlab.lags import (
     relative_gradient,
 )
 from gradlab.lags import quantile as _quantile
+from gradlab.pseudospectra import pseudospectrum
+from gradlab.shares import gate_paths
 from gradlab.validation import Array
 
-__all__ = ["budget", "decay", "eigenvalues", "fan", "horizon", "save_figure", "style"]
+__all__ = ["budget", "decay", "eigenvalues", "fan", "gate_paths", "horizon", "pseudospectrum", "save_figure", "style"]
 
 # from the loosest to the tightest: variable, label, colour, line (dashes that show all three where they coincide)
 _CHAIN: tuple[tuple[str, str, str, Any], ...] = (

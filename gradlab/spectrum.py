@@ -32,6 +32,7 @@ class RecurrentSpectrum:
         numerical_radius: w(W) = max |x*Wx| over unit x; the largest value found, so never above w(W).
         numerical_radius_upper: a number w(W) cannot exceed.
         henrici_departure: ‖N‖_F = √(‖W‖_F² − Σ|λ|²), 0 exactly for a normal matrix.
+        eigenvector_condition: κ(V) of unit eigenvectors V, so that ‖W^k‖ ≤ κ(V) ρ^k; 1 if normal, ∞ if defective.
         kreiss_lower_bound: a number the Kreiss constant is at least; ∞ if ρ > 1.
         transient_peak: sup_{k≥0} ‖W^k‖₂, the largest value found; 1 means no transient growth, ∞ if ρ > 1.
         transient_peak_upper: a number the supremum cannot exceed; equal to `transient_peak` where it was settled.
@@ -50,6 +51,7 @@ class RecurrentSpectrum:
     transient_peak_upper: float
     eigenvalues: NDArray[np.complex128]
     singular_values: Array
+    eigenvector_condition: float
 
 
 def spectral_radius(W: ArrayLike) -> float:
@@ -114,6 +116,9 @@ def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpec
       within Δθ/2 of the best, hence w ≤ (grid maximum)/cos(Δθ/2): `numerical_radius_upper`, with Δθ = π/32.
     - *Departure from normality*: the strict upper triangle of the complex Schur form. It equals
       √(‖W‖_F² − Σ|λ|²) and does not cancel: its error is of order n ε‖W‖_F, not √ε‖W‖_F.
+    - *Eigenvectors*, W = VΛV^{-1} with columns of length 1, which makes κ(V) at most √n times the least possible (van
+      der Sluis 1969). 1 where the departure is rounding, as the Schur vectors then serve; ∞ where V is singular to
+      rounding. A defective block of size m that rounding has split shows κ of about ε^{−(m−1)/m}, not ∞.
     - *Kreiss constant*: any z outside the unit circle gives a lower bound. z is sought with the Schur form and
       the value at the best z is taken from a singular value decomposition, less its rounding (n ε‖zI − W‖).
     - *Transient*: powers are taken until some ‖W^m‖ ≤ 1. Then ‖W^{qm+r}‖ ≤ ‖W^r‖, so the maximum over k < m is
@@ -138,7 +143,7 @@ def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpec
 
     Source:
         Trefethen & Embree 2005, Spectra and Pseudospectra (Kreiss matrix theorem, transients); Henrici 1962
-        (departure from normality); Johnson 1978 (numerical range from its support lines).
+        (departure from normality); Johnson 1978 (numerical range from its support lines); van der Sluis 1969 (scaling).
 
     Example:
         >>> w = recurrent_spectrum([[0.5, 4.0], [0.0, 0.5]])
@@ -146,15 +151,20 @@ def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpec
         (0.5, 2.5, 4.0)
         >>> round(w.transient_peak, 6), w.transient_peak_upper == w.transient_peak
         (4.061553, True)
+        >>> w = recurrent_spectrum([[0.5, 3.0], [0.0, 0.1]])    # eigenvectors at the angle θ, tan θ = 0.4/3
+        >>> round(w.eigenvector_condition, 6)    # cot θ/2
+        15.066373
     """
     matrix = square_matrix("W", W)
     n = len(matrix)
     with one_blas_thread():
-        eigenvalues = np.linalg.eigvals(matrix).astype(np.complex128)
-        eigenvalues = eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
+        eigenvalues, vectors = np.linalg.eig(matrix)
+        eigenvalues = eigenvalues.astype(np.complex128)[np.argsort(-np.abs(eigenvalues), kind="stable")]
         radius = float(np.abs(eigenvalues[0]))
         sigma: Array = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
         triangle = scipy.linalg.schur(matrix, output="complex")[0]
+        departure = _frobenius(np.triu(triangle, 1))
+        condition = _eigenvector_condition(vectors, departure <= 10 * n * EPS * _frobenius(matrix))
         w_lower, w_upper = _numerical_radius(matrix)
         rounding = 10 * n * max(precision, EPS)
         if radius > 1 + rounding * max(1.0, sigma[0]):
@@ -169,13 +179,22 @@ def recurrent_spectrum(W: ArrayLike, *, precision: float = EPS) -> RecurrentSpec
         sigma_min=float(sigma[-1]),
         numerical_radius=w_lower,
         numerical_radius_upper=w_upper,
-        henrici_departure=_frobenius(np.triu(triangle, 1)),
+        henrici_departure=departure,
         kreiss_lower_bound=kreiss,
         transient_peak=peak,
         transient_peak_upper=peak_upper,
         eigenvalues=eigenvalues,
         singular_values=sigma,
+        eigenvector_condition=condition,
     )
+
+
+def _eigenvector_condition(vectors: NDArray[Any], normal: bool) -> float:
+    """Return κ of unit eigenvectors; LAPACK's own need not be orthogonal where a normal W has equal eigenvalues."""
+    if normal:
+        return 1.0
+    sigma = np.linalg.svd(vectors, compute_uv=False)
+    return float(sigma[0] / sigma[-1]) if sigma[-1] > len(vectors) * EPS * sigma[0] else float("inf")
 
 
 def _frobenius(matrix: NDArray[Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BT, BTM, BM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch", "mode"), ("batch",), ()
+BTP = ("batch", "time", "path")
 HM = ("held_out", "mode")  # sequences of `gradlab.run` that are not in the batch
 
 # name: (dims, long name, units, formula or meaning)
@@ -32,6 +33,18 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "lower_step_norms": (BT, "bound of ln σ_n from below", "nats", "Σ_s ln σ_n(J_s)"),
     "largest_slope": (BT, "largest slope of a unit", "1", "max_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
     "mean_slope": (BT, "mean slope of the units", "1", "mean_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
+    "path_share_of_gradient": (
+        BTP, "share of a path in the gradient that comes back through a step", "1",
+        "r·(J_{t,p}ᵀ g_t)/‖r‖², g_t = ∂L/∂h_t, r = J_tᵀ g_t; NaN at t = 0, where masked and where r = 0",
+    ),
+    "path_share_of_singular_value": (
+        BTP, "share of a path in the largest singular value of a step", "1",
+        "u_1ᵀ J_{t,p} v_1/σ_1 of J_t; NaN at t = 0, where masked and where J_t = 0",
+    ),
+    "path_share_of_product": (
+        BTP, "share of a path of a step in the largest singular value of the whole product", "1",
+        "u_1ᵀ (J_T···J_{t+1}) J_{t,p} (J_{t−1}···J_1) v_1/σ_1 of ∂h_T/∂h_0; NaN at t = 0 and where masked",
+    ),
     "budget_promise": (BT, "promise", "nats", "k ln(γ σ_1(W))"),
     "budget_saturation": (BT, "saturation", "nats", "Σ_s ln(max_i φ'(a_{s,i})/γ)"),
     "budget_within_step": (BT, "within the step", "nats", "Σ_s ln(‖J_s‖ / (max_i φ'(a_{s,i}) σ_1(W)))"),
@@ -55,6 +68,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "decay_last_lag": (B, "last lag of the fit", "steps", "k"),
     "latching_eta": (B, "largest step norm", "1", "η = max_s‖J_s‖; η < 1 certifies vanishing (Bengio et al. 1994)"),
     "mean_field_rate": (B, "mean-field rate", "nats/step", "⟨½ ln χ_1⟩ with g = ‖W‖_F/√n and the inputs' variances"),
+    "recurrent_matrix": (("to", "from"), "recurrent matrix as it acts, a = W h", "1", "W; the block that attrs name"),
     "eigenvalue_real": (("eigenvalue",), "eigenvalues of W, real part", "1", "Re λ(W)"),
     "eigenvalue_imag": (("eigenvalue",), "eigenvalues of W, imaginary part", "1", "Im λ(W)"),
     "spectral_radius": (SCALAR, "spectral radius of W", "1", "ρ(W) = max|λ|"),
@@ -63,4 +77,5 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "henrici_departure": (SCALAR, "Henrici's departure of W from normality", "1", "√(‖W‖_F² − Σ|λ|²)"),
     "kreiss_lower_bound": (SCALAR, "lower bound of the Kreiss constant of W", "1", "(|z|−1)‖(zI−W)⁻¹‖ for one |z| > 1"),
     "transient_peak": (SCALAR, "largest norm of a power of W", "1", "the largest ‖W^k‖ found; ∞ for ρ > 1"),
+    "eigenvector_condition": (SCALAR, "condition of the eigenvectors of W", "1", "κ(V); ‖W^k‖ ≤ κ(V) ρ^k"),
 }  # fmt: skip

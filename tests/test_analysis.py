@@ -203,3 +203,13 @@ def test_the_order_of_reading_and_the_loss_are_on_record() -> None:
 def test_float32_rounding_of_an_orthogonal_matrix_is_no_growth() -> None:
     ds = gl.analyze(gl.VanillaRNNCell(16, "linear", seed=0), inputs())
     assert float(ds["transient_peak"]) == 1.0
+
+
+def test_the_recurrent_matrix_is_part_of_the_dataset() -> None:
+    cell = gl.VanillaRNNCell(3, seed=0)
+    ds = gl.analyze(cell, np.random.default_rng(0).standard_normal((1, 5, 2)))
+    eigenvalues = np.sort_complex(np.linalg.eigvals(ds.recurrent_matrix.values))
+    assert (
+        np.abs(eigenvalues - np.sort_complex(ds.eigenvalue_real.values + 1j * ds.eigenvalue_imag.values)).max() < 1e-12
+    )
+    assert gl.plot.pseudospectrum(ds).has_data()

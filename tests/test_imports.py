@@ -26,7 +26,7 @@ MODULES = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in
 
 HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
-CORE += ["horizon", "attractor", "streaming", "statistics"]  # and all that they import
+CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks"]
 
 

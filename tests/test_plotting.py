@@ -476,3 +476,74 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
     assert len(list(tmp_path.glob("*.pdf"))) == 4
+
+
+# --- The pseudospectrum ------------------------------------------------------------------------------------------
+
+
+def drawn_levels(ax):
+    """Return x, y and the contour set that the figure drew."""
+    (filled, *_) = [c for c in ax.collections if hasattr(c, "levels")]
+    return filled
+
+
+@pytest.mark.parametrize(
+    "W",
+    [
+        np.diag([0.5, -0.25]),
+        [[0.5, 4.0], [0.0, 0.5]],
+        0.2 * np.random.default_rng(0).standard_normal((30, 30)),
+        3.0 * np.eye(3, k=1),
+        np.zeros((2, 2)),
+        [[0.5]],
+    ],
+)
+def test_the_pseudospectrum_is_complete(W):
+    before = dict(mpl.rcParams)
+    ax = plotting.pseudospectrum(W)
+    assert dict(mpl.rcParams) == before
+    assert ax.get_aspect() == 1.0
+    assert ax.get_xlabel() == "Re $z$"
+    assert [round(float(p.radius), 9) for p in ax.patches] == [1.0]
+    title = ax.get_legend().get_title().get_text()
+    assert "nan" not in title
+    assert "inf" not in title
+    assert_inside(ax)
+    assert ax.figure.get_size_inches()[0] == 3.4
+
+
+def test_contours_of_a_normal_matrix_are_circles_about_its_eigenvalue():
+    filled = drawn_levels(plotting.pseudospectrum([[0.5]]))
+    levels = filled.levels
+    assert 3 <= len(levels) <= 15
+    for level, path in zip(levels[:-1], filled.get_paths(), strict=False):
+        vertices = path.vertices[np.abs(path.vertices).max(axis=1) < 1.1]  # not those on the frame
+        distance = np.log10(np.hypot(vertices[:, 0] - 0.5, vertices[:, 1]).clip(1e-9))
+        near = np.abs(levels[:, None] - distance).min(axis=0)
+        if level > -1:  # linear interpolation between grid points 0.014 apart
+            assert near.max() < 0.05
+
+
+def test_the_pseudospectrum_draws_what_it_says():
+    W = np.array([[0.5, 4.0], [0.0, 0.5]])
+    ax = plotting.pseudospectrum(W)
+    (boundary,) = [one for one in ax.lines if len(one.get_xdata()) > 100]
+    np.testing.assert_allclose(np.hypot(boundary.get_xdata() - 0.5, boundary.get_ydata()), 2.0, rtol=1e-9)
+    assert "$w$ = 2.5" in ax.get_legend().get_title().get_text()
+    points = [c.get_offsets() for c in ax.collections if len(c.get_offsets()) == 2]
+    np.testing.assert_allclose(points[0], [[0.5, 0.0], [0.5, 0.0]])
+    assert "without end" in plotting.pseudospectrum(1.1 * np.eye(2)).get_legend().get_title().get_text()
+
+
+def test_the_pseudospectrum_takes_axes_and_a_dataset_with_the_matrix(vanilla):
+    W = np.array([[0.5, 1.0], [0.0, 0.25]])
+    fig, (left, right) = plt.subplots(1, 2)
+    assert plotting.pseudospectrum(xr.Dataset({"recurrent_matrix": (("to", "from"), W)}), ax=right) is right
+    assert plt.get_fignums() == [fig.number]
+    assert not left.has_data()
+    with pytest.raises(ValueError, match=r"pseudospectrum needs the variable recurrent_matrix.*pass W itself"):
+        plotting.pseudospectrum(vanilla)
+    with pytest.raises(ValueError, match="at most 512 units, got 513"):
+        plotting.pseudospectrum(np.eye(513))
+    with pytest.raises(ValueError, match="square"):
+        plotting.pseudospectrum(np.ones((2, 3)))

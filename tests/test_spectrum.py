@@ -253,3 +253,64 @@ def test_an_orthogonal_matrix_has_no_transient_whatever_it_was_stored_in(dtype):
         w = recurrent_spectrum(Q, precision=float(np.finfo(dtype).eps))
         assert w.transient_peak == 1.0
         assert 1.0 <= w.kreiss_lower_bound < 1 + 1e-3
+
+
+# --- Eigenvectors ------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=12)
+@given(SIZES, st.integers(0, 999))
+def test_a_normal_matrix_has_orthonormal_eigenvectors(n, seed):
+    """Symmetric, orthogonal and multiples of one, also with equal eigenvalues, of which LAPACK's vectors lean."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    for W in (Q, 0.5 * Q, Q @ np.diag(rng.integers(-1, 2, n)) @ Q.T, np.eye(n), np.zeros((n, n))):
+        w = recurrent_spectrum(W)
+        assert w.eigenvector_condition == 1
+        assert w.henrici_departure <= 10 * n * EPS * np.linalg.norm(W)
+
+
+@quick
+@given(st.floats(-1, 1), st.floats(-1, 1), st.floats(0.01, 10))
+def test_eigenvector_condition_of_two_eigenvectors_is_that_of_their_angle(a, b, c):
+    """[[a, c], [0, b]]: unit eigenvectors (1, 0) and (c, b − a)/‖·‖ with angle θ, tan θ = |b − a|/c: κ = cot θ/2."""
+    condition = recurrent_spectrum([[a, c], [0.0, b]]).eigenvector_condition
+    tangent = abs(b - a) / c
+    if tangent < 1e-3:
+        assert condition > 1e3
+    else:
+        half = math.atan(tangent) / 2
+        # the eigenvectors are known to ε times the condition of the eigenvalues, κ itself, and a − b to ε
+        assert condition == pytest.approx(1 / math.tan(half), rel=64 * EPS / math.tan(half) ** 2)
+
+
+def test_a_jordan_block_has_no_basis_of_eigenvectors():
+    for n in (2, 3, 6):
+        assert recurrent_spectrum(0.5 * np.eye(n) + shift(n)).eigenvector_condition == np.inf
+
+
+@quick
+@given(matrices())
+def test_eigenvectors_bound_the_powers(W):
+    """‖W^k‖ ≤ κ(V) ρ^k, to the accuracy that eigenvectors of condition κ have."""
+    w, n = recurrent_spectrum(W), len(W)
+    assert w.eigenvector_condition >= 1 - 8 * n * EPS
+    if w.eigenvector_condition < 1e5:
+        for k in (1, 2, 5):
+            limit = w.eigenvector_condition * w.spectral_radius**k
+            rounding = k * 64 * n * EPS * w.eigenvector_condition**2 * w.sigma_max**k
+            assert np.linalg.norm(np.linalg.matrix_power(W, k), 2) <= limit + rounding
+
+
+@quick
+@given(st.floats(-0.9, 0.9), st.floats(0.1, 20))
+def test_transient_peak_of_two_units(value, coupling):
+    """[[λ, c], [0, λ]]: ‖W^k‖ = largest singular value of [[λ^k, kλ^{k−1}c], [0, λ^k]], known for each k."""
+    peak = 1.0
+    for k in range(1, 300):
+        a, b = value**k, k * value ** (k - 1) * coupling
+        peak = max(peak, (math.hypot(2 * a, b) + abs(b)) / 2)
+    w = recurrent_spectrum([[value, coupling], [0.0, value]])
+    assert w.transient_peak == pytest.approx(peak, rel=300 * 4 * EPS)
+    assert w.transient_peak_upper == w.transient_peak
+    assert w.kreiss_lower_bound <= peak * (1 + 1e-12)
