@@ -61,9 +61,9 @@ def log_singular_values(
     with an example of what rounding does to it, which tells the error of every value. Where that is above 1e-11 in
     ln σ, the sweep is done again with its rounding made good (`gradlab.remainder`). For the networks of
     `benchmarks/spectrum_accuracy.py`, saturated ones included, what comes back is right to 1e-10 for the step Jacobians
-    as they are given, all values and all lags, and mostly to 1e-13. Where rounding spoils even this (units shut and
-    opened by factors of 1e-10 and beyond, by turns and with sparse weights), a warning says so, and `return_error` says
-    which values.
+    as they are given, all values and all lags, mostly to 1e-13. It may be less where ln σ hangs on entries far below
+    the rounding of their rows' largest (units shut and opened by factors of 1e-10 and beyond, with zeros in W); there a
+    warning says so, and `return_error` says which values.
 
     Args:
         J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}. Or anything that has

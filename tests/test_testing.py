@@ -48,10 +48,10 @@ def test_a_cell_without_weights_is_built_and_passes(name):
     assert isinstance(cell, list) or cell.weights
 
 
-@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
+@pytest.mark.parametrize("scale", [0.01, 30.0])
 @pytest.mark.parametrize("name", ["vanilla tanh", "lstm", "gru", "stack"])
 def test_small_weights_and_saturated_units_give_no_false_alarm(name, scale):
-    for seed in range(3):
+    for seed in range(2):
         report = report_of(ready(name, "float64", seed=seed, scale=scale), seed=seed)
         assert not report.failed, str(report)
         assert set(report.skipped) <= {"determinant"}
@@ -67,7 +67,7 @@ def test_coarse_precision_gives_no_false_alarm(policy):
 def test_kinks_of_relu_give_no_false_alarm():
     """Without biases a dead lower layer leaves the upper one exactly at its kink."""
     hints = []
-    for seed in range(12):
+    for seed in range(5):
         cell = [VanillaRNNCell(2, "relu", seed=seed), VanillaRNNCell(3, "relu", seed=seed + 1)]
         report = report_of(cell, seed=seed)
         assert not report.failed, str(report)
