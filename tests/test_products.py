@@ -359,6 +359,7 @@ def test_batch_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
     assert distance(together, np.stack([log_singular_values(one) for one in J])) < 1e-12
     for cores, chunk in ((1, 1), (1, 1 << 19), (3, 8 * 36 * 2), (3, 8 * 36 * 7)):
         monkeypatch.setattr(products, "_usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(products, "THREADS_FROM", 1)
         monkeypatch.setattr(products, "CHUNK_BYTES", chunk)
         assert distance(log_singular_values(J), together) < 1e-12
         assert distance(log_singular_values(J[0]), together[0]) < 1e-12
