@@ -25,7 +25,6 @@ DOUBTFUL = 1e-11  # the error at which a sequence is computed again with its rou
 ONE_SLICE = 1e-8  # … by products to about 2^-70, or beyond this to 2^-93
 LOST = 1e-7  # the error of the first sweep past which that of the second is looked for by another route …
 REVERSALS = 6  # … at so many lags
-REVERSAL_CHUNK = 64
 SHAKES = (1, 2, 3)  # seeds
 NO_DIGIT = 0.1  # nats by which a value changes that the last digits of J decide: it may as well be zero
 UNTRUSTED = 1e-6  # the error, or the |Σ ln σ − Σ ln|det J_s||, at which the user is told
@@ -169,17 +168,29 @@ def _error_by_reversal(reader: StepReader, times: Integers, sequences: Integers,
     """
     error = np.empty_like(ln_s)
     checked = np.unique(np.linspace(0, len(times) - 1, REVERSALS).round().astype(int))
-    for i, b in enumerate(sequences):
-        steps = [chunk[b] for _, chunk in reader.backwards(int(times[0]), REVERSAL_CHUNK)]
-        J = np.concatenate(steps[::-1])
+    for i, b in enumerate(sequences.tolist()):
         apart = np.empty((len(checked), ln_s.shape[2]))
         for k, index in enumerate(checked):
-            other = StepReader.of(J[times[index] - times[0] :][::-1].swapaxes(1, 2))
+            other = StepReader.of(_Reversed(reader, b, int(times[index])))
             apart[k] = _apart(ln_s[i, index], _at_times(other, np.array([0]), slices=2).ln_s[0, 0])
         after = np.searchsorted(checked, np.arange(len(times)))
         before = np.searchsorted(checked, np.arange(len(times)), side="right") - 1
         error[i] = np.maximum(apart[after], apart[before])
     return error
+
+
+class _Reversed:
+    """The steps of P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ of one sequence, made in chunks as they are asked for."""
+
+    def __init__(self, reader: StepReader, sequence: int, t: int) -> None:
+        _, self.T, n, _ = reader.shape
+        self.shape = (1, self.T - t, n, n)
+        self.source, self.sequence = reader.source, sequence
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+        first, stop = index[1].start, index[1].stop
+        chunk = np.asarray(self.source[:, self.T - stop : self.T - first], np.float64)
+        return chunk[self.sequence : self.sequence + 1, ::-1].swapaxes(2, 3)
 
 
 def _apart(ln_s: Array, other: Array) -> Array:
