@@ -12,9 +12,8 @@ from scipy.linalg import qr
 from scipy.linalg.lapack import dgejsv
 
 from gradlab.blas import one_blas_thread
-from gradlab.graded import ROUNDING
 from gradlab.jacobian import check_connected
-from gradlab.scales import descending, log2_abs
+from gradlab.scales import ROUNDING, descending, log2_abs
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array

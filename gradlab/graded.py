@@ -1,312 +1,623 @@
-"""Long products carried as Q · diag(d) · Y, with d held as mantissa and exponent so that nothing overflows.
+"""Products of step Jacobians, carried as C · diag(d) · Y: the compiled heart of `log_singular_values`.
 
-The singular values of a product over hundreds of steps span far more than one float64 matrix can hold: formed in
-the open, the small ones drown in the rounding of the large ones. Here Q is orthogonal, Y is well conditioned with
-determinant ±1, and every scale sits in d, where it costs nothing and loses nothing.
+The singular values of a long product span far more than one float64 matrix can hold: formed in the open, the small ones
+drown in the rounding of the large ones. Here C and Y are well conditioned, and every scale sits in d, where it costs
+nothing and loses nothing. C has twice the digits of float64 (a high and a low part), since rounding that is harmless
+when it is made grows wherever later steps bring two scales together again.
 
-Lineage: stratification, or "UDT", of quantum Monte Carlo (Loh and Gubernatis 1992; Bauer 2020), and graded QR for
-products of matrices (G. W. Stewart 1995; D. E. Stewart 1997). Row ordering: Cox and Higham 1998.
+Lineage: stratification, or "UDT", of quantum Monte Carlo (Loh and Gubernatis 1992; Bauer 2020), graded QR for products
+of matrices (G. W. Stewart 1995; D. E. Stewart 1997), arithmetic without rounding (Dekker 1971; Ogita, Rump and Oishi
+2005).
+
+Everything compiled is in this file: Numba keeps compiled functions on disk, and looks at the file of a function, not at
+those of the functions it calls, to see whether they have changed.
 """
+
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from gradlab import lapack, remainder
-from gradlab.scales import ZERO_EXPONENT, Integers, Scales, descending, largest, unit_triangle
+from gradlab.registers import WIDTH, bits_of, fma, from_bits, larger, load, spread, store
+from gradlab.scales import ZERO_EXPONENT, Integers
 from gradlab.validation import Array
 
-LU_GROWTH = 2.0  # past this |U| QR is worth its price: one to three digits, measured, where values stay close together
-PIVOT_GROWTH = 2.0**7  # |U| with column pivoting is at most 1; past this, ordering by column size was not good enough
-ROUNDING = 32 * float(np.finfo(np.float64).eps)  # a pivot this far below its row and column has no right digit left
-EXAMPLE = 2.0**-53  # the size of an example of rounding, relative to what is rounded: an entry of C and its sums
-SMALL = 2.0**-26  # past this the square of a correction counts
-NOTHING_LEFT = 2.0**-36  # a pivot this much smaller than the rounding of its row and column may as well be zero
-EXAMPLES = 8  # patterns of it, in turn, so that a constant Jacobian does not add up one and the same
+UNIT = 2.0**-104  # rounding of twofold arithmetic; what `Graded` counts in
+SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
+LOST = 32 * UNIT  # … and here it has no right digit left
+SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
+BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
+NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
+PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does not add up one and the same
+
+# without the interpreter's lock; division by zero gives ∞ as in NumPy; compiled once for each machine
+compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
 
 
-class GradedFactor(NamedTuple):
-    """A batch of products C · diag(d) · Y; C is kept as Cᵀ, as LAPACK wants it, its columns in the order of `rows`.
+class Graded(NamedTuple):
+    """One product C · diag(d) · Y and how far rounding may have moved it; what is padded is zero.
 
-    The rest of C is carried along to first order. Without `slices` it is an example of what rounding has done so far,
-    from which the error of each value follows. With them it is what C lacks in truth, so that C has up to twice the
-    digits of float64.
+    C[rows] is a unit lower triangle, high + low. Rounding, in units of 2^-104, is carried to first order as an example:
+    C·(I + turned) are the columns of C as they might be as well. What is turned does no harm as long as the scales keep
+    their order, and grows when later steps close the gap between two of them.
     """
 
-    Ct: Array  # [N, n, n]
-    d: Scales
-    Y: Array  # [N, n, n]
-    singular: NDArray[np.bool_]  # [N]: a pivot vanished in rounding and was taken for an exact zero
-    rest: Array  # [N, n, n], laid out like Ct
-    error: Array  # [N, n] relative error of d and Y so far, which nothing later can change; with slices, that left
-    pending: Array  # [N, n] relative error of the columns of C, by which later steps may yet change d; 0 with slices
-    slices: int = 0
-    rows: Integers | None = None  # [N, n]: Ct[b, :, i] is row rows[b, i] of C; None: row i
-    factorizations: int = 0  # so far
+    high: Array  # [n, padded]
+    low: Array  # [n, padded]
+    rows: Integers  # [n]
+    mantissa: Array  # [n] d = mantissa · 2^exponent, signed; ½ ≤ |mantissa| < 1, or an exact zero
+    exponent: Integers  # [n]
+    Y: Array  # [n, padded]
+    turned: Array  # [n, padded], transposed: a strictly upper triangle
+    error: Array  # [n] relative error of d and Y so far, which nothing later can change
+    flags: NDArray[np.bool_]  # [2]: a pivot hung on the last digits of J; one vanished in rounding, taken for a zero
+    steps: Integers  # [1]: factorizations so far
 
 
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # hopeless pivots are seen and replaced
-def refactor(F: GradedFactor, *, keep_left: bool) -> GradedFactor:
-    """Factor C · diag(d) · Y = X · diag(d') · Y' without ever forming C · diag(d); X is well conditioned.
+class Emitted(NamedTuple):
+    """Products of one sequence at M lags, to be read out; as in `Graded`, with the lag in front."""
 
-    C = XR with R upper triangular, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_ij = (R_ij/r_i)·(d_j/d_i) for
-    j > i: the ratio is taken from the exponents. Columns go in descending order of ‖c_j‖·d_j, which keeps U small.
+    high: Array  # [M, n, padded]
+    mantissa: Array  # [M, n]
+    exponent: Integers  # [M, n]
+    Y: Array  # [M, n, padded]
+    swept: Array  # [M, n] relative error of each scale by the sweep, in units of 2^-104
+    reading: Array  # [M, n] that of reading it out, in units of 2^-53
+    flags: NDArray[np.bool_]  # [M, 2]
 
-    An X that is carried on only has to be well conditioned, and LU with partial pivoting does that at a third of the
-    price of QR with Q: it is as accurate row by row as the growth of its pivots allows (a row of L is as small as the
-    row of C), and the columns of X span the same nested spaces. Where U is not small, QR it is. To be rid of X, it must
-    be orthogonal: QR, the rows in descending order of their largest entry, which makes Householder QR accurate row by
-    row (Cox and Higham 1998); without it a saturated unit's small row is lost in the rounding of the large ones.
 
-    The rest of C goes with it, as `GradedFactor` says.
+def padded(n: int) -> int:
+    """N rounded up to whole registers."""
+    return -(-n // WIDTH) * WIDTH
+
+
+def identity(n: int) -> Graded:
+    """The empty product."""
+    eye = np.zeros((n, padded(n)))
+    np.fill_diagonal(eye, 1.0)
+    zeros = np.zeros_like(eye)
+    return Graded(
+        high=eye,
+        low=zeros,
+        rows=np.arange(n),
+        mantissa=np.full(n, 0.5),
+        exponent=np.ones(n, np.int64),
+        Y=eye.copy(),
+        turned=zeros.copy(),
+        error=np.zeros(n),
+        flags=np.zeros(2, bool),
+        steps=np.zeros(1, np.int64),
+    )
+
+
+def room_for(M: int, n: int) -> Emitted:
+    """Room for M lags."""
+    shape = (M, n, padded(n))
+    return Emitted(
+        high=np.empty(shape),
+        mantissa=np.empty((M, n)),
+        exponent=np.empty((M, n), np.int64),
+        Y=np.empty(shape),
+        swept=np.empty((M, n)),
+        reading=np.empty((M, n)),
+        flags=np.empty((M, 2), bool),
+    )
+
+
+def examples_of_rounding(n: int) -> Array:
+    """Signs and sizes of rounding [n + PATTERNS, padded], to cut patterns from."""
+    return np.random.default_rng(0).uniform(-1.0, 1.0, (n + PATTERNS, padded(n)))
+
+
+# --- Scales -----------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def power_of_two(exponent: int) -> float:
+    """2^exponent, 0 below the normal range and 2^500 at most: too large to be of use, and times a zero still zero."""
+    return from_bits(min(max(exponent + 1023, 0), 1523) << 52)
+
+
+@compiled
+def largest(A, i):
+    """The largest |entry| of row i."""
+    size = 0.0
+    for j in range(A.shape[1]):
+        size = max(size, abs(A[i, j]))
+    return size
+
+
+@compiled
+def add_row(A, i, factor, B, k, start, stop):
+    """A[i] += factor · B[k] in the columns start … stop, by whole registers."""
+    f = spread(factor)
+    for j in range(start, stop, WIDTH):
+        store(A, i, j, fma(f, load(B, k, j), load(A, i, j)))
+
+
+@compiled
+def scaled(x: float, exponent: int) -> float:
+    """Return x · 2^exponent for any exponent, subnormal x included."""
+    half = exponent // 2
+    return math.ldexp(math.ldexp(x, half), exponent - half)
+
+
+# --- Twofold products and elimination ---------------------------------------------------------------------------------
+
+
+@compiled
+def multiply(step, F, C_high, C_low):
+    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low."""
+    n, zero = len(step), spread(0.0)
+    column = np.empty(n)
+    for i in range(n):
+        for k in range(n):
+            column[k] = step[F.rows[k], i]
+        for j in range(0, n, WIDTH):
+            high = low = zero
+            for k in range(j, n):  # a row of the triangle is zero from its diagonal on
+                a, x = spread(column[k]), load(F.high, k, j)
+                product = a * x
+                rest = fma(a, load(F.low, k, j), fma(a, x, zero - product))
+                total = high + product
+                part = total - high
+                low = low + (((high - (total - part)) + (product - part)) + rest)
+                high = total
+            total = high + low
+            store(C_high, i, j, total)
+            store(C_low, i, j, low - (total - high))
+
+
+@compiled
+def subtract_multiple(C_high, C_low, i, factor, factor_low, pivot, start, stop, left_size):
+    """C[i] −= factor · pivot in the columns start … stop, and keep the largest |C| there in `left_size`."""
+    zero = spread(0.0)
+    a, a_low = spread(-factor), spread(-factor_low)
+    for j in range(start, stop, WIDTH):
+        x, high = load(pivot, 0, j), load(C_high, i, j)
+        product = a * x
+        rest = fma(a, load(pivot, 1, j), fma(a_low, x, fma(a, x, zero - product)))
+        total = high + product
+        part = total - high
+        rest = rest + (load(C_low, i, j) + ((high - (total - part)) + (product - part)))
+        high = total + rest
+        store(C_high, i, j, high)
+        store(C_low, i, j, rest - (high - total))
+        store(left_size, 0, j, larger(load(left_size, 0, j), high))
+
+
+@compiled
+def scale_rows(F, exponents, C_high, C_low):
+    """C_high + C_low = diag(2^exponents) · C, rows in their own order."""
+    for k in range(len(exponents)):
+        i = F.rows[k]
+        factor = power_of_two(exponents[i])
+        C_high[i] = factor * F.high[k]
+        C_low[i] = factor * F.low[k]
+
+
+@compiled
+def exchange(A, a, b):
+    """Exchange two rows of A, or two entries."""
+    for j in range(A.shape[1]):
+        A[a, j], A[b, j] = A[b, j], A[a, j]
+
+
+@compiled
+def exchange_columns(C_high, C_low, F, columns, left_size, a, b):
+    """Exchange two columns of C and what belongs to them."""
+    for i in range(len(columns)):
+        C_high[i, a], C_high[i, b] = C_high[i, b], C_high[i, a]
+        C_low[i, a], C_low[i, b] = C_low[i, b], C_low[i, a]
+    left_size[0, a], left_size[0, b] = left_size[0, b], left_size[0, a]
+    F.mantissa[a], F.mantissa[b] = F.mantissa[b], F.mantissa[a]
+    F.exponent[a], F.exponent[b] = F.exponent[b], F.exponent[a]
+    columns[a], columns[b] = columns[b], columns[a]
+
+
+@compiled
+def eliminate(C_high, C_low, F, columns, left_size):
+    """C[rows][:, columns] = L · R, in the place of C, by complete pivoting on C · diag(d); the scales d go along.
+
+    The pivot is the largest entry of the column whose scaled size is largest, so that no entry of L, nor of R in scale,
+    exceeds 1. Elimination, unlike reflections, leaves a row as small as it was: a saturated unit is not drowned.
 
     Args:
-        F: C · diag(d) · Y, rows in their own order.
-        keep_left: whether X is wanted (LU). False leaves an X that is orthogonal and is dropped: Ct and its rest then
-            mean nothing, and `error` is all of the error.
-    """
-    Ct = F.Ct
-    zero = F.d.mantissa == 0
-    if zero.any():  # columns that count for nothing must not decide the order of the rows, nor feed noise into zeros
-        Ct = np.where(zero[:, :, None], 0.0, Ct)
-    size = np.abs(Ct)
-    row_size = largest(size, axis=1)
-    each = np.arange(len(Ct))[:, None]
-    column_size = largest(size, axis=2)
-    columns = descending(F.d.log2() + np.log2(column_size))
-    ordered = F.d.at(each, columns)
-    if keep_left:
-        factors = Ct[each, columns]
-        rows = lapack.lu(factors)
-        left = _unit_upper(factors)
-    else:
-        rows = descending(row_size)
-        factors = left = _permuted(Ct, columns, rows)
-        lapack.qr(factors)
-    Ut, d, ratios = unit_triangle(factors, ordered)
-    orthogonal = np.full(len(Ct), not keep_left)
-
-    def redo(b: int) -> None:
-        """Factor one member by QR with Q, for the columns in the order of columns[b]."""
-        one = slice(b, b + 1)
-        orthogonal[b] = True
-        rows[b] = descending(row_size[b])
-        Q, R = np.linalg.qr(Ct[b].T[rows[b]][:, columns[b]])
-        left[b], factors[b] = Q.T, R.T
-        Ut[one], scales, ratios[one] = unit_triangle(factors[one], F.d.at(each[one], columns[one]))
-        d.mantissa[one], d.exponent[one] = scales
-
-    growth = np.abs(Ut).max(axis=(1, 2))
-    for b in np.flatnonzero(~(growth <= LU_GROWTH)) if keep_left else ():  # NaN counts as large
-        redo(int(b))
-        growth[b] = np.abs(Ut[b]).max()
-    # a column is rounded relative to its own size, and its rows to theirs: what is small in both ways is still right
-    rounding = max(1.0, Ct.shape[-1] / 32) * ROUNDING
-    lost = rounding * np.minimum(row_size[each, rows], column_size[each, columns])
-    dead = F.d.at(each, columns).mantissa == 0
-    vanished = (np.abs(factors.diagonal(axis1=1, axis2=2)) <= lost) & ~dead
-    singular = F.singular
-    if vanished.any() or not (growth <= PIVOT_GROWTH).all():
-        # an early pivot is too small for what stands to its right
-        tail = np.abs(factors * np.tril(np.ones(Ct.shape[1:]), -1)).max(axis=1, initial=0.0)
-        for b in np.flatnonzero(~(growth <= PIVOT_GROWTH) | (vanished & (tail > lost)).any(axis=1)):
-            columns[b] = _pivoted_columns(Ct[b].T, F.d.log2()[b])
-            redo(int(b))
-            lost[b] = rounding * np.minimum(row_size[b, rows[b]], column_size[b, columns[b]])
-            vanished[b] = (np.abs(factors[b].diagonal()) <= lost[b]) & (F.d.mantissa[b, columns[b]] != 0)
-        if F.slices and keep_left:  # any other pivot will do, as what it lacks is made good below
-            raised = vanished & (lost > 0)
-            np.einsum("bii->bi", factors)[raised] = lost[raised]
-            Ut, d, ratios = unit_triangle(factors, F.d.at(each, columns))
-            vanished &= ~raised
-        # a vanished pivot has no right digit, so it is the zero that it cannot be told from; in an empty row or column
-        # it is an exact zero
-        singular = singular | (vanished & (lost > 0)).any(axis=1)
-        d = _without(d, vanished)
-        Ut.swapaxes(1, 2)[vanished] = 0.0
-    factored = _Factored(left, factors, ratios, d, rows, columns, orthogonal)
-    if not keep_left:
-        error = _error_of_reading(F, factored, np.minimum(row_size[each, rows], column_size[each, columns]))
-        return F._replace(Ct=left, d=d, Y=Ut.swapaxes(1, 2) @ F.Y[each, columns], singular=singular, error=error)
-    error, pending = F.error, F.pending
-    if F.slices:
-        d, Ut, rest, vanished, unknown = _make_good(F, factored, Ut)
-        error = error[each, columns] + unknown
-        singular = singular | vanished.any(axis=1)
-        d = _without(d, vanished)
-    else:
-        rest, error, pending = _keep_count(F, factored, row_size)
-    Y = Ut.swapaxes(1, 2) @ F.Y[each, columns]
-    return GradedFactor(left, d, Y, singular, rest, error, pending, F.slices, rows, F.factorizations + 1)
-
-
-# --- The rest of C, to first order: C + rest = X · (I + E) · R, with E = X⁻¹ · rest · R⁻¹ -----------------------------
-#
-# What stands in E below the diagonal turns the columns of X and is carried on with them: it does no harm as long as the
-# scales keep their order, and grows when later steps close the gap between two of them. What stands on or above it is a
-# relative change of d and Y, and remains what it is.
-
-
-class _Factored(NamedTuple):
-    """C[rows][:, columns] = X · R of a batch."""
-
-    left: Array  # Xᵀ
-    Rt: Array  # Rᵀ on and below the diagonal; above it is no part of R
-    ratios: Array  # d_j/d'_i at [j, i], d and d' the scales before and after
-    d: Scales  # d'
-    rows: Integers
-    columns: Integers
-    orthogonal: NDArray[np.bool_]  # [N]: X is Q, not L
-
-
-def _make_good(F: GradedFactor, A: _Factored, Ut: Array) -> tuple[Scales, Array, Array, NDArray[np.bool_], Array]:
-    """d, Uᵀ and the rest of X, for the rest of C that is known and what this factorization adds to it.
-
-    X · (I + E) · R = (X · L) · (D · V · R) for I + E = L · D · V, which E itself tells where it is small.
+        C_high: [n, padded].
+        C_low: [n, padded].
+        F: gives d, and takes the new order of d and of the rows.
+        columns: takes the order of the columns.
+        left_size: [1, padded] for the largest entry of each column in what is left.
 
     Returns:
-        (d, Uᵀ, the rest, which of d are 0 as far as the slices can tell, the error of d that E cannot tell), the last
-        two [N, n].
+        the rank: columns from there on are zero, exactly or (F.flags[1]) as far as rounding lets one see.
     """
-    rest = _permuted(F.rest, A.columns, A.rows)
-    rest += remainder.residual(_permuted(F.Ct, A.columns, A.rows), np.tril(A.Rt), A.left, F.slices)
-    Et, _ = _relative(A, rest)
-    n = Et.shape[-1]
-    diagonal = 1.0 + Et.diagonal(axis1=1, axis2=2)
-    size = np.abs(Et)
-    error = np.zeros_like(diagonal)
-    for b in np.flatnonzero(~(size.max(axis=(1, 2)) <= SMALL)):
-        error[b] = n * EXAMPLE * np.maximum(size[b].max(axis=0), size[b].max(axis=1))
-        diagonal[b], Et[b] = _unpivoted(Et[b])
-    vanished = np.abs(diagonal) <= NOTHING_LEFT
-    above = A.ratios * A.Rt.diagonal(axis1=1, axis2=2)[:, :, None] * Et * _strictly_upper(n).T
-    np.einsum("bii->bi", above)[...] = 0.0
-    d = Scales.of(A.d.mantissa * diagonal, A.d.exponent)
-    return d, Ut + Ut @ above, _carried(Et, A), vanished, error
-
-
-def _unpivoted(Et: Array) -> tuple[Array, Array]:
-    """D [n] and (L − I + V − I)ᵀ [n, n] for I + E = L · D · V."""
-    M = np.eye(len(Et)) + Et.T
-    for k in range(len(M)):
-        if M[k, k] != 0:
-            M[k + 1 :, k] /= M[k, k]
-            M[k + 1 :, k + 1 :] -= np.outer(M[k + 1 :, k], M[k, k + 1 :])
-            M[k, k + 1 :] /= M[k, k]
-    return M.diagonal().copy(), M.T
-
-
-def _without(d: Scales, vanished: NDArray[np.bool_]) -> Scales:
-    """The same with exact zeros where a scale has vanished."""
-    return Scales(np.where(vanished, 0.0, d.mantissa), np.where(vanished, ZERO_EXPONENT, d.exponent))
-
-
-def _keep_count(F: GradedFactor, A: _Factored, row_size: Array) -> tuple[Array, Array, Array]:
-    """The rest of X, the error of d and Y, and the error that is pending, with an example of what rounding did here."""
-    n = F.Ct.shape[-1]
-    rest = _permuted(F.rest, A.columns, A.rows)
-    # the product before this and elimination: both may pass through numbers much larger than those they end with
-    rest += _example(n, F.factorizations) * (np.abs(A.Rt * _strictly_upper(n + 1).T[1:, :-1]) @ np.abs(A.left))
-    for b in np.flatnonzero(A.orthogonal):  # reflections fill in zeros, which elimination leaves alone
-        rest[b] += _example(n, F.factorizations + 1) * row_size[b, A.rows[b]]
-    Et, in_scale = _relative(A, rest)
-    error = np.take_along_axis(F.error, A.columns, 1) + largest(np.abs(in_scale), axis=1)
-    return _carried(Et, A), error, largest(np.abs(Et * _strictly_upper(n)), axis=2)
-
-
-def _error_of_reading(F: GradedFactor, A: _Factored, size: Array) -> Array:
-    """The error of d once X is dropped, `size` [N, n] being that of what the diagonal of R was reduced from."""
-    return np.take_along_axis(F.error + F.pending, A.columns, 1) + rounding_of_pivots(size, A.Rt)
-
-
-def rounding_of_pivots(size: Array, Rt: Array) -> Array:
-    """Relative rounding errors of the diagonal of R [N, n], where what it was reduced from was of that size."""
-    pivots = np.abs(Rt.diagonal(axis1=1, axis2=2))
-    return EXAMPLE * np.divide(size, pivots, out=np.zeros_like(pivots), where=pivots != 0)
-
-
-def _relative(A: _Factored, rest: Array) -> tuple[Array, Array]:
-    """Eᵀ for restᵀ [N, n, n], in its place, and (diag(d')⁻¹ · E · diag(d'))ᵀ on and above the diagonal of E."""
-    left, Rt = A.left, A.Rt
-    if A.orthogonal.any():
-        left = left.copy()
-        for b in np.flatnonzero(A.orthogonal):
-            rest[b] = rest[b] @ left[b].T
-            left[b] = np.eye(left.shape[-1])
-    live = A.d.mantissa != 0
-    whole = live.all()
-    if not whole:  # what is exactly zero has no rest
-        Rt = Rt.copy()
-        np.einsum("bii->bi", Rt)[~live] = 1.0
-        rest *= live[:, :, None]
-    lapack.divide_by_triangles(rest, left, Rt)
-    if not whole:
-        rest *= live[:, :, None]
-        rest *= live[:, None, :]
-    in_scale = A.ratios * rest
-    in_scale *= Rt.diagonal(axis1=1, axis2=2)[:, :, None]
-    return rest, in_scale
-
-
-def _carried(Et: Array, A: _Factored) -> Array:
-    """(X · E)ᵀ of what stands in E below the diagonal."""
-    rest: Array = (Et * _strictly_upper(Et.shape[-1])) @ A.left
-    return rest
-
-
-@functools.cache
-def _strictly_upper(n: int) -> Array:
-    """Ones above the diagonal."""
-    return np.triu(np.ones((n, n)), 1)
-
-
-@functools.cache
-def _examples(n: int) -> Array:
-    """Signs and sizes of rounding, to cut patterns from."""
-    return EXAMPLE * np.random.default_rng(0).uniform(-1.0, 1.0, (n + EXAMPLES, n + EXAMPLES))
-
-
-def _example(n: int, count: int) -> Array:
-    """One pattern of relative rounding [n, n]."""
-    k = count % EXAMPLES
-    return _examples(n)[k : k + n, k : k + n]
-
-
-# --- Factors and orders -----------------------------------------------------------------------------------------------
-
-
-def _permuted(Ct: Array, columns: Integers, rows: Integers) -> Array:
-    """Ct[b][columns[b], :][:, rows[b]] for each b: two takes cost a third of indexing with both."""
-    out = np.empty_like(Ct)
-    for b in range(len(Ct)):
-        Ct[b].take(columns[b], 0).take(rows[b], 1, out=out[b], mode="clip")
-    return out
-
-
-def _unit_upper(LUt: Array) -> Array:
-    """Lᵀ with its unit diagonal, from what `lapack.lu` left."""
-    Lt = LUt * _strictly_upper(LUt.shape[-1])
-    np.einsum("bii->bi", Lt)[...] = 1.0
-    return Lt
-
-
-def _pivoted_columns(C: Array, log2_d: Array) -> Integers:
-    """The column order of Householder QR with pivoting on C · diag(d), without forming it. The rare way: slow."""
-    C, n = C.copy(), len(C)
-    order = np.arange(n)
-    for j in range(n - 1):
-        size = np.abs(C[j:, j:]).max(axis=0)
-        key = np.log2(size) + log2_d[order[j:]]
-        best = int(np.argmax(key))
-        if key[best] == -np.inf:
+    n = len(columns)
+    for j in range(n):
+        F.rows[j] = columns[j] = j
+        if F.mantissa[j] == 0.0:  # counts for nothing: must not decide the order of rows, nor feed noise into zeros
+            for i in range(n):
+                C_high[i, j] = C_low[i, j] = 0.0
+    for j in range(0, C_high.shape[1], WIDTH):
+        size = spread(0.0)
+        for i in range(n):
+            size = larger(size, load(C_high, i, j))
+        store(left_size, 0, j, size)
+    pivot = np.zeros((2, C_high.shape[1]))
+    rank, k = n, 0
+    while k < rank:
+        best, column = -np.inf, -1
+        for j in range(k, rank):
+            size = left_size[0, j] * abs(F.mantissa[j])
+            key = F.exponent[j] + bits_of(size) * 2.0**-52  # log2 but for a bend between powers of two
+            if size > 0.0 and key > best:
+                best, column = key, j
+        if column < 0:  # all that is left is zero: made of zeros, or of what cancels to the last digit
+            for i in range(k, n):
+                for m in range(k):
+                    for j in range(k, rank):
+                        if C_high[i, m] * C_high[m, j] != 0.0:
+                            F.flags[:] = True
+            rank = k
             break
-        C[:, [j, j + best]] = C[:, [j + best, j]]
-        order[[j, j + best]] = order[[j + best, j]]
-        v = C[j:, j] / size[best]
-        v[0] += np.copysign(np.sqrt(v @ v), v[0])
-        C[j:, j:] -= np.outer(v * (2 / (v @ v)), v @ C[j:, j:])
-    return order
+        if column != k:
+            exchange_columns(C_high, C_low, F, columns, left_size, k, column)
+        row = k
+        for i in range(k + 1, n):
+            if abs(C_high[i, k]) > abs(C_high[row, k]):
+                row = i
+        if row != k:
+            exchange(C_high, k, row)
+            exchange(C_low, k, row)
+            F.rows[k], F.rows[row] = F.rows[row], F.rows[k]
+        reduced_from = abs(C_high[k, k])
+        for i in range(k):
+            reduced_from += abs(C_high[k, i] * C_high[i, k])
+        if abs(C_high[k, k]) <= SINGULAR * reduced_from:
+            F.flags[0] = True
+        if abs(C_high[k, k]) <= LOST * reduced_from:
+            # no right digit: it is the zero that it cannot be told from
+            F.flags[1] = True
+            rank -= 1
+            for i in range(k, n):
+                C_high[i, k] = C_low[i, k] = 0.0
+            if rank != k:
+                exchange_columns(C_high, C_low, F, columns, left_size, k, rank)
+            continue
+        inverse = 1.0 / C_high[k, k]
+        inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
+        start = (k + 1) // WIDTH * WIDTH
+        for j in range(start, C_high.shape[1]):
+            left_size[0, j] = 0.0
+            pivot[0, j] = C_high[k, j] if k < j < rank else 0.0  # whole registers are overwritten, L must not be
+            pivot[1, j] = C_low[k, j] if k < j < rank else 0.0
+        for i in range(k + 1, n):
+            entry = C_high[i, k]
+            factor = entry * inverse
+            rest = fma(entry, inverse, -factor) + (entry * inverse_low + C_low[i, k] * inverse)
+            C_high[i, k] = factor + rest
+            C_low[i, k] = rest - (C_high[i, k] - factor)
+            subtract_multiple(C_high, C_low, i, C_high[i, k], C_low[i, k], pivot, start, rank, left_size)
+        k += 1
+    for i in range(rank, n):
+        for j in range(rank, n):
+            C_high[i, j] = C_low[i, j] = 0.0
+    return rank
+
+
+@compiled
+def quotient(x, y, exponent):
+    """x/y · 2^exponent, with nothing lost on the way; 0 for y = 0."""
+    if x == 0.0 or y == 0.0:
+        return 0.0
+    if 1e-90 < abs(x) < 1e90 and 1e-90 < abs(y) < 1e90 and abs(exponent) < 400:
+        return x / y * power_of_two(exponent)
+    fraction, shift = math.frexp(x)
+    divisor, down = math.frexp(y)
+    return math.ldexp(fraction / divisor, max(min(exponent + shift - down, 1000), -1100))
+
+
+@compiled
+def in_scale(Xt, mantissa, exponent, pivots, out):
+    """Put (diag(pivot·d)⁻¹ · X · diag(d))ᵀ into `out`, zero above the diagonal and where a scale is."""
+    for j in range(len(pivots)):
+        for k in range(out.shape[1]):
+            out[j, k] = 0.0
+        for k in range(j + 1):
+            out[j, k] = quotient(Xt[j, k] * mantissa[j], pivots[k] * mantissa[k], exponent[j] - exponent[k])
+
+
+@compiled
+def apply_triangle(Ut, Y):
+    """Y ← U·Y for a unit upper triangle U."""
+    for k in range(len(Y)):
+        for j in range(k + 1, len(Y)):
+            if abs(Ut[j, k]) > NEGLIGIBLE:
+                add_row(Y, k, Ut[j, k], Y, j, 0, Y.shape[1])
+
+
+@compiled
+def rescale(mantissa, exponent, factors):
+    """Multiply d by the factors."""
+    for k in range(len(mantissa)):
+        fraction, shift = math.frexp(mantissa[k] * factors[k])
+        mantissa[k] = fraction
+        exponent[k] = exponent[k] + shift if fraction != 0.0 else ZERO_EXPONENT
+
+
+@compiled
+def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M):
+    """Carry `turned` E and `error` through C·(I + E) = L·(I + E')·R: E' = (R·E + what is new)·R⁻¹.
+
+    What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
+    relative change of d and Y, and remains what it is.
+    """
+    n = len(columns)
+    pattern = F.steps[0] % PATTERNS
+    for j in range(n):  # M, transposed like `turned`
+        for k in range(M.shape[1]):
+            M[j, k] = 0.0
+        for m in range(min(j + 1, rank)):  # an entry was reduced from numbers as large as |L|·|R|
+            add_row(M, j, abs(Rt[j, m]), L_size, m, 0, M.shape[1])
+        for k in range(M.shape[1]):
+            M[j, k] *= examples[pattern + j, k]
+        for m in range(n):
+            entry = F.turned[columns[j], columns[m]]
+            if entry != 0.0:
+                add_row(M, j, entry, Rt, m, 0, m + 1)
+    for j in range(n):
+        for k in range(M.shape[1]):
+            M[j, k] = M[j, k] / Rt[j, j] if j < rank and k < rank else 0.0
+        for i in range(j + 1, n):
+            if Rt[i, j] != 0.0:
+                add_row(M, i, -Rt[i, j], M, j, 0, M.shape[1])
+    before = F.error.copy()
+    for k in range(n):
+        error = 0.0
+        for j in range(k, rank):
+            change, pivot = M[j, k] * F.mantissa[j] * pivots[j], pivots[k] * F.mantissa[k]
+            error = max(error, abs(quotient(change, pivot, F.exponent[j] - F.exponent[k])))
+        F.error[k] = before[columns[k]] + error
+    for j in range(n):
+        for k in range(n):
+            F.turned[j, k] = M[j, k] if k > j else 0.0
+
+
+@compiled
+def refactor(C_high, C_low, F, examples, work):
+    """Put C · diag(d) · Y into F, for the d and Y of F and a C that is overwritten, without ever forming C · diag(d).
+
+    C = L·R with R upper triangular, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_kj = (R_kj/r_k)·(d_j/d_k) for
+    j > k: the ratio is taken from the exponents.
+
+    Args:
+        C_high: [n, padded], rows in their own order.
+        C_low: [n, padded].
+        F: the product, its C apart.
+        examples: `examples_of_rounding`.
+        work: room, [5, n, padded].
+    """
+    n = len(F.rows)
+    columns, pivots = np.empty(n, np.int64), np.zeros(n)
+    Rt, Ut, M, Y, L_size = work
+    rank = eliminate(C_high, C_low, F, columns, np.empty((1, C_high.shape[1])))
+    for j in range(n):
+        for k in range(C_high.shape[1]):
+            Rt[j, k] = C_high[k, j] if k <= j and k < rank else 0.0
+            L_size[j, k] = abs(C_high[k, j]) if j < k < n and j < rank else 0.0
+        L_size[j, j] = 1.0
+        if j < rank:
+            pivots[j] = C_high[j, j] + C_low[j, j]
+    in_scale(Rt, F.mantissa, F.exponent, pivots, Ut)
+    Y[:] = F.Y
+    for k in range(n):
+        F.Y[k] = Y[columns[k]]
+    apply_triangle(Ut, F.Y)
+    count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M)
+    rescale(F.mantissa, F.exponent, pivots)
+    for k in range(n):
+        F.high[k] = 0.0
+        F.low[k] = 0.0
+        stop = min(k, rank)
+        F.high[k, :stop] = C_high[k, :stop]
+        F.low[k, :stop] = C_low[k, :stop]
+        F.high[k, k] = 1.0
+    F.steps[0] += 1
+
+
+# --- The sweep --------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def row_exponents(step, exponents):
+    """Put the exponent of the largest entry of each row into `exponents`.
+
+    Returns:
+        (the least, the greatest of them, whether rows must be graded before the step is multiplied by): they must where
+        their sizes differ much, and where one is zero, so that what it makes zero is so exactly.
+    """
+    low, high, dead = 1 << 20, -(1 << 20), False
+    for i in range(len(exponents)):
+        size = 0.0
+        for j in range(len(exponents)):
+            size = max(size, abs(step[i, j]))
+        exponents[i] = math.frexp(size)[1] if size > 0.0 else ZERO_EXPONENT
+        dead |= size == 0.0
+        if size > 0.0:
+            low, high = min(low, exponents[i]), max(high, exponents[i])
+    return min(low, high), high, dead or high - low > SPLIT_BITS
+
+
+@compiled
+def sweep(F, J, wanted, examples, out):
+    """Carry P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ backwards through a chunk of steps of one sequence.
+
+    Fed with J_sᵀ as it stands the sweep would lose accuracy where units saturate: the grading of diag(φ')·W would sit
+    on the wrong side of each factor. So a Jacobian whose rows differ in size is split, J_s = D_s Ĵ_s, and the product
+    regrouped, every bracket graded by rows:
+
+        P_tᵀ = Ĵ_{t+1}ᵀ · [D_{t+1} Ĵ_{t+2}ᵀ] ··· [D_{T−1} Ĵ_Tᵀ] · [D_T]
+
+    Args:
+        F: the product at the end of the chunk; the one at its start, afterwards.
+        J: the chunk [K, n, n].
+        wanted: [K], which steps to hand out.
+        examples: `examples_of_rounding`.
+        out: the product before each wanted step, ascending in time.
+    """
+    n = J.shape[1]
+    exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
+    unit = np.empty((n, n))
+    C_high, C_low = np.empty_like(F.high), np.empty_like(F.high)
+    work = np.empty((5, *F.high.shape))
+    m = len(out.flags)
+    for s in range(len(J) - 1, -1, -1):
+        low, high, split = row_exponents(J[s], exponents)
+        shift = (low + high) // 2
+        for i in range(n):
+            own = exponents[i] if split else shift
+            for j in range(n):
+                unit[i, j] = scaled(J[s, i, j], -own) if J[s, i, j] != 0.0 else 0.0
+                if unit[i, j] == 0.0 and J[s, i, j] != 0.0:
+                    F.flags[:] = True  # a row that spans more than float64
+        if split:
+            parts = 1 + (high - low) // BRACKET_BITS
+            for p in range(parts):
+                for i in range(n):
+                    e = exponents[i] - shift
+                    part[i] = e if exponents[i] == ZERO_EXPONENT else e * (p + 1) // parts - e * p // parts
+                scale_rows(F, part, C_high, C_low)
+                refactor(C_high, C_low, F, examples, work)
+        multiply(unit, F, C_high, C_low)
+        for k in range(n):
+            if F.mantissa[k] != 0.0:
+                F.exponent[k] += shift
+        refactor(C_high, C_low, F, examples, work)
+        if wanted[s]:
+            m -= 1
+            out.high[m] = F.high
+            out.Y[m] = F.Y
+            out.mantissa[m] = F.mantissa
+            out.exponent[m] = F.exponent
+            out.flags[m] = F.flags
+            for j in range(n):
+                out.swept[m, j] = F.error[j] + largest(F.turned, j)
+
+
+# --- Reading out ------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def triangle_of(A):
+    """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
+    n = len(A)
+    along, v = np.zeros((1, A.shape[1])), np.zeros(n)
+    for k in range(n - 1):
+        below = 0.0
+        for i in range(k + 1, n):
+            v[i] = A[i, k]
+            below += v[i] * v[i]
+        if below == 0.0:
+            continue
+        beta = -math.copysign(math.sqrt(A[k, k] * A[k, k] + below), A[k, k])
+        first = A[k, k] - beta
+        v[k] = 1.0
+        for i in range(k + 1, n):
+            v[i] /= first
+        start, scale = (k + 1) // WIDTH * WIDTH, spread(first / beta)
+        for j in range(start, A.shape[1], WIDTH):
+            w = load(A, k, j)
+            for i in range(k + 1, n):
+                w = fma(spread(v[i]), load(A, i, j), w)
+            store(along, 0, j, scale * w)
+        for j in range(start, k + 1):
+            along[0, j] = 0.0
+        for i in range(k, n):
+            add_row(A, i, v[i], along, 0, start, A.shape[1])
+        A[k, k] = beta
+
+
+@compiled
+def upper_transposed(A, Rt, pivots):
+    """Rᵀ and its diagonal, for R on and above the diagonal of A."""
+    for j in range(len(A)):
+        row = Rt[j]
+        row[:] = 0.0
+        for k in range(j + 1):
+            row[k] = A[k, j]
+        pivots[j] = A[j, j]
+
+
+@compiled
+def sort_descending(keys, order):
+    """Put into `order` the indices that sort the keys downwards; ties keep their order. They are nearly sorted."""
+    for k in range(len(keys)):
+        i = k
+        while i > 0 and keys[order[i - 1]] < keys[k]:
+            order[i] = order[i - 1]
+            i -= 1
+        order[i] = k
+
+
+@compiled
+def reorder(x, order):
+    """Bring x into this order."""
+    before = x.copy()
+    for k in range(len(x)):
+        x[k] = before[order[k]]
+
+
+@compiled
+def triangularise(out, At, felt):
+    """Reduce each C · diag(d) · Y of `out` to a triangle: diag(d) · A has its singular values.
+
+    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
+    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i; A has a unit diagonal.
+
+    Args:
+        out: `mantissa` and `exponent` become those of the triangle, `reading` is filled in, C and Y are used up.
+        At: [M, n, n] for Aᵀ.
+        felt: [M], which of the A are not the identity.
+    """
+    M, n = out.mantissa.shape
+    pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
+    order = np.empty(n, np.int64)
+    A, Rt, Ut, B = np.empty((4, *out.high.shape[1:]))
+    for m in range(M):
+        Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]
+        A[:] = out.high[m]
+        triangle_of(A)
+        upper_transposed(A, Rt, pivots)
+        in_scale(Rt, mantissa, exponent, pivots, Ut)
+        apply_triangle(Ut, Y)
+        rescale(mantissa, exponent, pivots)
+        for k in range(n):
+            reading[k] = abs(1.0 / pivots[k]) if mantissa[k] != 0.0 else 0.0
+            sizes[k] = largest(Y, k)
+            size = abs(mantissa[k]) * sizes[k]
+            keys[k] = exponent[k] + bits_of(size) * 2.0**-52
+        sort_descending(keys, order)
+        B[:] = 0.0
+        for k in range(n):
+            for a in range(n):
+                B[a, k] = Y[order[k], a]
+        triangle_of(B)
+        upper_transposed(B, Rt, pivots)
+        for x in (mantissa, reading, out.swept[m]):
+            reorder(x, order)
+        reorder(exponent, order)
+        in_scale(Rt, mantissa, exponent, pivots, Ut)
+        for k in range(n):
+            reading[k] += sizes[order[k]] / abs(pivots[k]) if pivots[k] != 0.0 else 0.0
+        rescale(mantissa, exponent, pivots)
+        felt[m] = False
+        for j in range(n):
+            for k in range(n):
+                At[m, j, k] = Ut[j, k] if k < j else (1.0 if k == j else 0.0)
+                felt[m] |= j != k and abs(At[m, j, k]) > NEGLIGIBLE

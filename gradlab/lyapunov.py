@@ -16,9 +16,8 @@ from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
 from gradlab.blas import one_blas_thread
-from gradlab.graded import ROUNDING
 from gradlab.links import log_abs_determinants
-from gradlab.scales import descending
+from gradlab.scales import ROUNDING, descending
 from gradlab.validation import Array, positive_integer, step_jacobian_array
 
 # Between two QRs the columns of a frame may grow apart by this much: R_ii then keeps 53 − 24 bits, and an exponent

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.lapack import dgejsv
 
-from gradlab import lapack
-from gradlab.graded import GradedFactor, refactor, rounding_of_pivots
-from gradlab.scales import LN2, Integers, Scales, descending, log2_abs, unit_triangle
+from gradlab.graded import Emitted, triangularise
+from gradlab.scales import LN2, Integers, Scales, descending
 from gradlab.validation import Array
 
 # Windows of rows, in bits below the topmost. dqds works on squares, so little more than 430 bits fit one LAPACK
@@ -25,33 +23,28 @@ CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK i
 EPS = float(np.finfo(np.float64).eps)
 
 
-def triangularise(F: GradedFactor) -> tuple[Scales, Array, Array, NDArray[np.bool_]]:
-    """Reduce C · diag(d) · Y to (d, Aᵀ, errors, singular): diag(d) · A has its singular values, A is a graded triangle.
+def read_out(out: Emitted) -> tuple[Array, Array, Array]:
+    """Return ln σ [M, n], descending, of the products in `out`, their errors by reading, and by the sweep.
 
-    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
-    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i; A has a unit diagonal.
+    The last is in units of `graded.UNIT`; `out` is used up.
     """
-    F = refactor(F, keep_left=False)
-    size = np.abs(F.Y).max(axis=2)
-    rows = descending(F.d.log2() + log2_abs(size))
-    each = np.arange(len(rows))[:, None]
-    Rt = F.Y[each, rows]
-    lapack.qr(Rt)
-    At, d, _ = unit_triangle(Rt, F.d.at(each, rows))
-    return d, At, F.error[each, rows] + rounding_of_pivots(size[each, rows], Rt), F.singular
-
-
-def errors(error: Array, d: Scales, ln_s: Array, vanished: NDArray[np.bool_]) -> Array:
-    """The errors of ln σ [N, n] by those of d."""
-    each = np.arange(len(ln_s))[:, None]
-    error = np.where(np.isneginf(ln_s), 0.0, error[each, descending(d.log2())]) + rounding(ln_s)
-    error[np.isneginf(ln_s) & vanished[:, None]] = np.inf  # lost in rounding: any value below it will do
-    return error
+    M, n = out.mantissa.shape
+    At, felt = np.empty((M, n, n)), np.empty(M, bool)
+    triangularise(out, At, felt)
+    d = Scales(out.mantissa, out.exponent)
+    order = descending(d.log2())
+    each = np.arange(M)[:, None]
+    ln_s = d.ln()[each, order]
+    some = np.flatnonzero(felt)
+    if len(some):
+        ln_s[some] = log_values(Scales(d.mantissa[some], d.exponent[some]), At[some])
+    reading = EPS / 2 * out.reading[each, order] + rounding(ln_s)
+    return ln_s, reading, out.swept[each, order]
 
 
 def log_values(d: Scales, At: Array) -> Array:
     """Return ln σ(diag(d) · A) [N, n], descending, by windows of rows: those that act on each other, and no wider."""
-    ln_s = _log_abs(d)  # already right for a row that no other row acts on
+    ln_s = d.ln()  # already right for a row that no other row acts on
     layout = _Layout.of(d.log2(), At)
     for window in layout.windows():
         for size in np.unique(window.stop - window.start):  # one LAPACK call for all windows of a size
@@ -67,12 +60,6 @@ def log_values(d: Scales, At: Array) -> Array:
             counts = (rows >= window.done[same, None]) & (rows < window.keep[same, None])
             ln_s[np.broadcast_to(batch, rows.shape)[counts], rows[counts]] = values[counts]
     return np.sort(ln_s, axis=1)[:, ::-1]
-
-
-def _log_abs(d: Scales) -> Array:
-    """ln|d|, −∞ for an exact zero."""
-    with np.errstate(divide="ignore"):
-        return np.log(np.abs(d.mantissa)) + d.exponent * LN2
 
 
 @dataclass(frozen=True)

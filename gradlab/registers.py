@@ -1,0 +1,159 @@
+"""Eight float64 at a time in Numba: LLVM's own vectors, for loops that it would not turn into vectors by itself.
+
+It does so only where it can rule out at run time that the arrays overlap, which on rows of 32 costs more than the loop.
+A `Register` is eight neighbours of a row; on processors with narrower registers LLVM takes several of them.
+"""
+
+# mypy: disable-error-code="misc, no-untyped-def"
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.core.cgutils import get_or_insert_function
+from numba.np.arrayobj import make_array
+
+WIDTH = 8
+
+intrinsic: Any = extending.intrinsic  # its types say nothing of what it decorates
+overload: Any = extending.overload
+
+
+class Register(types.Type):
+    """Eight float64."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Register")
+
+
+register = Register()
+_double, _bits = ir.DoubleType(), ir.IntType(64)
+_vector = ir.VectorType(_double, WIDTH)
+
+
+@extending.register_model(Register)
+class _Model(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _vector)
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+    """Where Register A[row, column : column + 8] of a contiguous A lies."""
+    A = make_array(kind)(context, builder, array)
+    offset = builder.add(builder.mul(row, builder.extract_value(A.shape, 1)), column)
+    return builder.bitcast(builder.gep(A.data, [offset]), _vector.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, A: Any, row: Any, column: Any) -> Any:
+    """A[row, column : column + 8] of a contiguous A, without any check."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], *arguments), align=8)
+
+    return register(A, types.int64, types.int64), generate
+
+
+@intrinsic
+def store(typing_context: Any, A: Any, row: Any, column: Any, x: Any) -> Any:
+    """A[row, column : column + 8] = x for a contiguous A, without any check."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[3], _address(context, builder, signature.args[0], *arguments[:3]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(A, types.int64, types.int64, register), generate
+
+
+@intrinsic
+def spread(typing_context: Any, x: Any) -> Any:
+    """Eight times x."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = builder.insert_element(ir.Constant(_vector, ir.Undefined), arguments[0], ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+        return builder.shuffle_vector(first, ir.Constant(_vector, ir.Undefined), zeros)
+
+    return register(types.float64), generate
+
+
+@intrinsic
+def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once, of float64 or registers."""
+    kind, native, name = (register, _vector, "v8f64") if isinstance(a, Register) else (types.float64, _double, "f64")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(native, [native] * 3)
+        return builder.call(get_or_insert_function(builder.module, function, f"llvm.fma.{name}"), arguments)
+
+    return kind(kind, kind, kind), generate
+
+
+@intrinsic
+def larger(typing_context: Any, a: Any, b: Any) -> Any:
+    """max(|a|, |b|) in each place; where b is NaN, a."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.VectorType(_bits, WIDTH)
+        mask = ir.Constant(whole, [(1 << 63) - 1] * WIDTH)
+        a, b = (builder.bitcast(builder.and_(builder.bitcast(x, whole), mask), _vector) for x in arguments)
+        return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+    return register(register, register), generate
+
+
+def _arithmetic(name: str) -> Any:
+    """The intrinsic of an operation on two registers."""
+
+    @intrinsic
+    def operation(typing_context: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(*arguments)
+
+        return register(register, register), generate
+
+    return operation
+
+
+_sum, _difference, _product = _arithmetic("fadd"), _arithmetic("fsub"), _arithmetic("fmul")
+
+
+@overload(operator.add)
+def _add(a, b):
+    if isinstance(a, Register) and isinstance(b, Register):
+        return lambda a, b: _sum(a, b)
+
+
+@overload(operator.sub)
+def _subtract(a, b):
+    if isinstance(a, Register) and isinstance(b, Register):
+        return lambda a, b: _difference(a, b)
+
+
+@overload(operator.mul)
+def _multiply(a, b):
+    if isinstance(a, Register) and isinstance(b, Register):
+        return lambda a, b: _product(a, b)
+
+
+@intrinsic
+def bits_of(typing_context: Any, x: Any) -> Any:
+    """The bits of a float64 x ≥ 0 as an integer: exponent and fraction, in order of size."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], _bits)
+
+    return types.int64(types.float64), generate
+
+
+@intrinsic
+def from_bits(typing_context: Any, bits: Any) -> Any:
+    """The float64 of these bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], _double)
+
+    return types.float64(types.int64), generate
