@@ -34,6 +34,7 @@ LOST = 32 * UNIT  # … and here it has no right digit left
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
+CROWDED_FROM = 64  # units: then columns of whole registers no longer lie in the first cache side by side
 PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does not add up one and the same
 
 # without the interpreter's lock; division by zero gives ∞ as in NumPy; compiled once for each machine
@@ -73,8 +74,9 @@ class Emitted(NamedTuple):
 
 
 def padded(n: int) -> int:
-    """N rounded up to whole registers."""
-    return -(-n // WIDTH) * WIDTH
+    """N rounded up to whole registers; to an odd number of them where a power of two would crowd a part of the cache."""
+    registers = -(-n // WIDTH)
+    return WIDTH * (registers + (n >= CROWDED_FROM and registers % 2 == 0))
 
 
 def identity(n: int) -> Graded:
@@ -142,6 +144,35 @@ def add_row(A, i, factor, B, k, start, stop):
 
 
 @compiled
+def add_combination(M, row, weights, which, A, first, last, start, stop):
+    """M[row] += Σ weights[which, m] · A[m] over first ≤ m < last, in the columns start … stop, by whole registers."""
+    j = start
+    while j + 3 * WIDTH < stop:
+        a, b = load(M, row, j), load(M, row, j + WIDTH)
+        c, d = load(M, row, j + 2 * WIDTH), load(M, row, j + 3 * WIDTH)
+        for m in range(first, last):
+            w = spread(weights[which, m])
+            a = fma(w, load(A, m, j), a)
+            b = fma(w, load(A, m, j + WIDTH), b)
+            c = fma(w, load(A, m, j + 2 * WIDTH), c)
+            d = fma(w, load(A, m, j + 3 * WIDTH), d)
+        store(M, row, j, a)
+        store(M, row, j + WIDTH, b)
+        store(M, row, j + 2 * WIDTH, c)
+        store(M, row, j + 3 * WIDTH, d)
+        j += 4 * WIDTH
+    while j < stop:
+        a, b = load(M, row, j), spread(0.0)
+        for m in range(first, last - 1, 2):
+            a = fma(spread(weights[which, m]), load(A, m, j), a)
+            b = fma(spread(weights[which, m + 1]), load(A, m + 1, j), b)
+        if first < last and (last - first) % 2 == 1:
+            a = fma(spread(weights[which, last - 1]), load(A, last - 1, j), a)
+        store(M, row, j, a + b)
+        j += WIDTH
+
+
+@compiled
 def scaled(x: float, exponent: int) -> float:
     """Return x · 2^exponent for any exponent, subnormal x included."""
     half = exponent // 2
@@ -204,9 +235,11 @@ def scale_rows(F, exponents, C_high, C_low):
 
 @compiled
 def exchange(A, a, b):
-    """Exchange two rows of A, or two entries."""
-    for j in range(A.shape[1]):
-        A[a, j], A[b, j] = A[b, j], A[a, j]
+    """Exchange two rows of A."""
+    for j in range(0, len(A), WIDTH):
+        x = load(A, a, j)
+        store(A, a, j, load(A, b, j))
+        store(A, b, j, x)
 
 
 @compiled
@@ -244,7 +277,7 @@ def eliminate(C_high, C_low, F, columns, left_size):
         if F.mantissa[j] == 0.0:  # counts for nothing: must not decide the order of rows, nor feed noise into zeros
             for i in range(n):
                 C_high[i, j] = C_low[i, j] = 0.0
-    for j in range(0, C_high.shape[1], WIDTH):
+    for j in range(0, n, WIDTH):
         size = spread(0.0)
         for i in range(n):
             size = larger(size, load(C_high, i, j))
@@ -293,10 +326,12 @@ def eliminate(C_high, C_low, F, columns, left_size):
         inverse = 1.0 / C_high[k, k]
         inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
         start = (k + 1) // WIDTH * WIDTH
-        for j in range(start, C_high.shape[1]):
-            left_size[0, j] = 0.0
-            pivot[0, j] = C_high[k, j] if k < j < rank else 0.0  # whole registers are overwritten, L must not be
-            pivot[1, j] = C_low[k, j] if k < j < rank else 0.0
+        for j in range(start, rank, WIDTH):
+            store(left_size, 0, j, spread(0.0))
+            store(pivot, 0, j, load(C_high, k, j))
+            store(pivot, 1, j, load(C_low, k, j))
+        for j in range(start, k + 1):
+            pivot[0, j] = pivot[1, j] = 0.0  # whole registers are overwritten, L must not be
         for i in range(k + 1, n):
             entry = C_high[i, k]
             factor = entry * inverse
@@ -316,8 +351,6 @@ def quotient(x, y, exponent):
     """x/y · 2^exponent, with nothing lost on the way; 0 for y = 0."""
     if x == 0.0 or y == 0.0:
         return 0.0
-    if 1e-90 < abs(x) < 1e90 and 1e-90 < abs(y) < 1e90 and abs(exponent) < 400:
-        return x / y * power_of_two(exponent)
     fraction, shift = math.frexp(x)
     divisor, down = math.frexp(y)
     return math.ldexp(fraction / divisor, max(min(exponent + shift - down, 1000), -1100))
@@ -326,11 +359,20 @@ def quotient(x, y, exponent):
 @compiled
 def in_scale(Xt, mantissa, exponent, pivots, out):
     """Put (diag(pivot·d)⁻¹ · X · diag(d))ᵀ into `out`, zero above the diagonal and where a scale is."""
-    for j in range(len(pivots)):
+    n = len(pivots)
+    inverse = np.zeros(n)
+    for k in range(n):
+        if 1e-90 < abs(pivots[k] * mantissa[k]) < 1e90:
+            inverse[k] = 1.0 / (pivots[k] * mantissa[k])
+    for j in range(n):
         for k in range(out.shape[1]):
             out[j, k] = 0.0
         for k in range(j + 1):
-            out[j, k] = quotient(Xt[j, k] * mantissa[j], pivots[k] * mantissa[k], exponent[j] - exponent[k])
+            x, e = Xt[j, k] * mantissa[j], exponent[j] - exponent[k]
+            if inverse[k] != 0.0 and abs(x) < 1e90 and e < 400:  # the rule; below 2^-1022 it is zero
+                out[j, k] = x * inverse[k] * power_of_two(e)
+            else:
+                out[j, k] = quotient(x, pivots[k] * mantissa[k], e)
 
 
 @compiled
@@ -339,7 +381,7 @@ def apply_triangle(Ut, Y):
     for k in range(len(Y)):
         for j in range(k + 1, len(Y)):
             if abs(Ut[j, k]) > NEGLIGIBLE:
-                add_row(Y, k, Ut[j, k], Y, j, 0, Y.shape[1])
+                add_row(Y, k, Ut[j, k], Y, j, 0, len(Y))
 
 
 @compiled
@@ -352,37 +394,40 @@ def rescale(mantissa, exponent, factors):
 
 
 @compiled
-def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M):
+def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
     """Carry `turned` E and `error` through C·(I + E) = L·(I + E')·R: E' = (R·E + what is new)·R⁻¹.
 
     What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
     relative change of d and Y, and remains what it is.
     """
-    n = len(columns)
+    n = len(M)
     pattern = F.steps[0] % PATTERNS
+    weights = np.empty((3, n))
     for j in range(n):  # M, transposed like `turned`
-        for k in range(M.shape[1]):
-            M[j, k] = 0.0
-        for m in range(min(j + 1, rank)):  # an entry was reduced from numbers as large as |L|·|R|
-            add_row(M, j, abs(Rt[j, m]), L_size, m, 0, M.shape[1])
-        for k in range(M.shape[1]):
-            M[j, k] *= examples[pattern + j, k]
         for m in range(n):
-            entry = F.turned[columns[j], columns[m]]
-            if entry != 0.0:
-                add_row(M, j, entry, Rt, m, 0, m + 1)
-    for j in range(n):
-        for k in range(M.shape[1]):
-            M[j, k] = M[j, k] / Rt[j, j] if j < rank and k < rank else 0.0
-        for i in range(j + 1, n):
-            if Rt[i, j] != 0.0:
-                add_row(M, i, -Rt[i, j], M, j, 0, M.shape[1])
+            weights[0, m] = abs(Rt[j, m])
+            weights[1, m] = F.turned[columns[j], columns[m]]
+            weights[2, m] = -Rt[j, m]
+        for k in range(0, n, WIDTH):
+            store(M, j, k, spread(0.0))
+        if j >= rank:
+            continue
+        add_combination(M, j, weights, 0, L_size, 0, j + 1, 0, n)  # an entry was reduced from numbers as large as |L|·|R|
+        for k in range(0, n, WIDTH):
+            store(M, j, k, load(examples, pattern + j, k) * load(M, j, k))
+        add_combination(M, j, weights, 1, Rt, 0, n, 0, n)
+        add_combination(M, j, weights, 2, M, 0, j, 0, n)
+        inverse = spread(1.0 / Rt[j, j])
+        for k in range(0, n, WIDTH):
+            store(M, j, k, inverse * load(M, j, k))
+        for k in range(rank, n):
+            M[j, k] = 0.0
+    in_scale(M, F.mantissa, F.exponent, pivots, room)
     before = F.error.copy()
     for k in range(n):
         error = 0.0
         for j in range(k, rank):
-            change, pivot = M[j, k] * F.mantissa[j] * pivots[j], pivots[k] * F.mantissa[k]
-            error = max(error, abs(quotient(change, pivot, F.exponent[j] - F.exponent[k])))
+            error = max(error, abs(room[j, k] * pivots[j]))
         F.error[k] = before[columns[k]] + error
     for j in range(n):
         for k in range(n):
@@ -419,7 +464,7 @@ def refactor(C_high, C_low, F, examples, work):
     for k in range(n):
         F.Y[k] = Y[columns[k]]
     apply_triangle(Ut, F.Y)
-    count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M)
+    count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, Ut)
     rescale(F.mantissa, F.exponent, pivots)
     for k in range(n):
         F.high[k] = 0.0
@@ -517,29 +562,29 @@ def sweep(F, J, wanted, examples, out):
 def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
     n = len(A)
-    along, v = np.zeros((1, A.shape[1])), np.zeros(n)
+    along, v = np.zeros((1, A.shape[1])), np.zeros((1, n))
     for k in range(n - 1):
         below = 0.0
         for i in range(k + 1, n):
-            v[i] = A[i, k]
-            below += v[i] * v[i]
+            v[0, i] = A[i, k]
+            below += v[0, i] * v[0, i]
         if below == 0.0:
             continue
         beta = -math.copysign(math.sqrt(A[k, k] * A[k, k] + below), A[k, k])
         first = A[k, k] - beta
-        v[k] = 1.0
+        v[0, k] = 1.0
         for i in range(k + 1, n):
-            v[i] /= first
+            v[0, i] /= first
         start, scale = (k + 1) // WIDTH * WIDTH, spread(first / beta)
-        for j in range(start, A.shape[1], WIDTH):
-            w = load(A, k, j)
-            for i in range(k + 1, n):
-                w = fma(spread(v[i]), load(A, i, j), w)
-            store(along, 0, j, scale * w)
+        for j in range(start, n, WIDTH):
+            store(along, 0, j, spread(0.0))
+        add_combination(along, 0, v, 0, A, k, n, start, n)
+        for j in range(start, n, WIDTH):
+            store(along, 0, j, scale * load(along, 0, j))
         for j in range(start, k + 1):
             along[0, j] = 0.0
         for i in range(k, n):
-            add_row(A, i, v[i], along, 0, start, A.shape[1])
+            add_row(A, i, v[0, i], along, 0, start, n)
         A[k, k] = beta
 
 
