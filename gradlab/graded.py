@@ -33,6 +33,7 @@ SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hang
 LOST = 32 * UNIT  # … and here it has no right digit left
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
+UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 CROWDED_FROM = 64  # units: then columns of whole registers no longer lie in the first cache side by side
 PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does not add up one and the same
@@ -619,7 +620,29 @@ def reorder(x, order):
 
 
 @compiled
-def triangularise(out, At, felt):
+def first_rows_felt(At, mantissa, exponent, first):
+    """Put into `first`, for each row j, the first row that acts on any of j … n−1; where it is j, a cut may go before j.
+
+    Dropping A_ij changes ln σ by no more than |A_ij|, and by about A_ij² only where d_j < d_i/2.
+    """
+    n = len(At)
+    negligible = np.empty(n)
+    below = -np.inf
+    for i in range(n - 1, -1, -1):
+        scale = exponent[i] + math.log2(abs(mantissa[i])) if mantissa[i] != 0.0 else -np.inf
+        negligible[i] = UNFELT**0.5 if below < scale - 1 else UNFELT
+        below = max(below, scale)
+    reach = n
+    for j in range(n - 1, -1, -1):
+        i = 0
+        while i < j and abs(At[j, i]) <= negligible[i]:
+            i += 1
+        reach = min(reach, i)
+        first[j] = reach
+
+
+@compiled
+def triangularise(out, At, first):
     """Reduce each C · diag(d) · Y of `out` to a triangle: diag(d) · A has its singular values.
 
     First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
@@ -628,7 +651,7 @@ def triangularise(out, At, felt):
     Args:
         out: `mantissa` and `exponent` become those of the triangle, `reading` is filled in, C and Y are used up.
         At: [M, n, n] for Aᵀ.
-        felt: [M], which of the A are not the identity.
+        first: [M, n] for `first_rows_felt`.
     """
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
@@ -661,8 +684,7 @@ def triangularise(out, At, felt):
         for k in range(n):
             reading[k] += sizes[order[k]] / abs(pivots[k]) if pivots[k] != 0.0 else 0.0
         rescale(mantissa, exponent, pivots)
-        felt[m] = False
         for j in range(n):
             for k in range(n):
                 At[m, j, k] = Ut[j, k] if k < j else (1.0 if k == j else 0.0)
-                felt[m] |= j != k and abs(At[m, j, k]) > NEGLIGIBLE
+        first_rows_felt(At[m], mantissa, exponent, first[m])

@@ -18,7 +18,6 @@ from gradlab.validation import Array
 WINDOW_BITS = 150.0
 MARGIN_ABOVE = 30.0
 MARGIN_BELOW = 30.0
-NEGLIGIBLE = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 CERTIFICATE = 2.0**-46  # the |Σ ln σ − Σ ln d| per row that plain LAPACK is allowed before Jacobi takes over
 EPS = float(np.finfo(np.float64).eps)
 
@@ -29,23 +28,26 @@ def read_out(out: Emitted) -> tuple[Array, Array, Array]:
     The last is in units of `graded.UNIT`; `out` is used up.
     """
     M, n = out.mantissa.shape
-    At, felt = np.empty((M, n, n)), np.empty(M, bool)
-    triangularise(out, At, felt)
+    At, first = np.empty((M, n, n)), np.empty((M, n), np.int64)
+    triangularise(out, At, first)
     d = Scales(out.mantissa, out.exponent)
     order = descending(d.log2())
     each = np.arange(M)[:, None]
     ln_s = d.ln()[each, order]
-    some = np.flatnonzero(felt)
+    some = np.flatnonzero((first < np.arange(n)).any(axis=1))
     if len(some):
-        ln_s[some] = log_values(Scales(d.mantissa[some], d.exponent[some]), At[some])
+        ln_s[some] = log_values(Scales(d.mantissa[some], d.exponent[some]), At, some, first[some])
     reading = EPS / 2 * out.reading[each, order] + rounding(ln_s)
     return ln_s, reading, out.swept[each, order]
 
 
-def log_values(d: Scales, At: Array) -> Array:
-    """Return ln σ(diag(d) · A) [N, n], descending, by windows of rows: those that act on each other, and no wider."""
+def log_values(d: Scales, At: Array, place: Integers, first: Integers) -> Array:
+    """Return ln σ(diag(d) · A) [N, n], descending, by windows of rows: those that act on each other, and no wider.
+
+    The triangle of each d is at At[place]; `first` are the first rows that are felt.
+    """
     ln_s = d.ln()  # already right for a row that no other row acts on
-    layout = _Layout.of(d.log2(), At)
+    layout = _Layout.of(d.log2(), first)
     for window in layout.windows():
         for size in np.unique(window.stop - window.start):  # one LAPACK call for all windows of a size
             same = np.flatnonzero(window.stop - window.start == size)
@@ -55,7 +57,7 @@ def log_values(d: Scales, At: Array) -> Array:
             scale = np.ldexp(np.abs(d.mantissa[batch, rows]), np.maximum(d.exponent[batch, rows] - base, -1000))
             blocks = np.empty((len(same), size, size))
             for g, (b, i) in enumerate(zip(window.batch[same], window.start[same], strict=True)):
-                np.multiply(At[b, i : i + size, i : i + size].T, scale[g, :, None], out=blocks[g])
+                np.multiply(At[place[b], i : i + size, i : i + size].T, scale[g, :, None], out=blocks[g])
             values = np.log(_window_values(blocks, scale)) + base * LN2
             counts = (rows >= window.done[same, None]) & (rows < window.keep[same, None])
             ln_s[np.broadcast_to(batch, rows.shape)[counts], rows[counts]] = values[counts]
@@ -84,11 +86,11 @@ class _Layout:
     lowest: Array  # [N, n] log2 of the smallest scale down to row i
 
     @classmethod
-    def of(cls, log2_d: Array, At: Array) -> _Layout:
+    def of(cls, log2_d: Array, first: Integers) -> _Layout:
         N, n = log2_d.shape
         index = np.arange(n)
         # a cut before row i, or after the last
-        cut = np.concatenate([_first_felt(At, log2_d) >= index, np.ones((N, 1), bool)], axis=1)
+        cut = np.concatenate([first >= index, np.ones((N, 1), bool)], axis=1)
         coupled = np.where(cut[:, :-1] & cut[:, 1:], n, index)
         coupled = np.concatenate([coupled, np.full((N, 1), n)], axis=1)
         return cls(
@@ -122,21 +124,6 @@ class _Layout:
         clear_below = (envelope >= (lowest[each, stop - 1] + MARGIN_BELOW)[:, None]).sum(axis=1)
         keep = np.maximum(np.maximum(clear_below, self.last_cut[batch, stop]), done + 1)
         return _Windows(batch, start, stop, done, np.where(stop == live, stop, keep))
-
-
-def _first_felt(At: Array, log2_d: Array) -> Integers:
-    """For each row j of [N, n], the first row that acts on any of j … n−1; where it is j itself a cut may go before j.
-
-    Dropping A_ij changes ln σ by no more than |A_ij|, and by about A_ij² only where d_j < d_i/2.
-    """
-    n = At.shape[-1]
-    below = np.full_like(log2_d, -np.inf)  # the largest scale below each row
-    below[:, :-1] = np.maximum.accumulate(log2_d[:, :0:-1], axis=1)[:, ::-1]
-    negligible = np.where(below < log2_d - 1, NEGLIGIBLE**0.5, NEGLIGIBLE)
-    felt = np.abs(At) > negligible[:, None, :]
-    felt[:, np.arange(n), np.arange(n)] = True
-    first: Integers = np.argmax(felt, axis=2)
-    return np.minimum.accumulate(first[:, ::-1], axis=1)[:, ::-1]
 
 
 def _window_values(blocks: Array, d: Array) -> Array:
