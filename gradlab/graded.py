@@ -174,6 +174,28 @@ def add_combination(M, row, weights, which, A, first, last, start, stop):
 
 
 @compiled
+def add_combinations(M, row, weights, which, A, first, last, stop):
+    """`add_combination` to rows `row` and `row + 1`, with the weights `which` and `which + 1`, from column 0 on."""
+    for j in range(0, stop, 2 * WIDTH):
+        a, b = load(M, row, j), load(M, row + 1, j)
+        if j + WIDTH < stop:
+            c, d = load(M, row, j + WIDTH), load(M, row + 1, j + WIDTH)
+            for m in range(first, last):
+                u, v = spread(weights[which, m]), spread(weights[which + 1, m])
+                x, y = load(A, m, j), load(A, m, j + WIDTH)
+                a, b = fma(u, x, a), fma(v, x, b)
+                c, d = fma(u, y, c), fma(v, y, d)
+            store(M, row, j + WIDTH, c)
+            store(M, row + 1, j + WIDTH, d)
+        else:
+            for m in range(first, last):
+                x = load(A, m, j)
+                a, b = fma(spread(weights[which, m]), x, a), fma(spread(weights[which + 1, m]), x, b)
+        store(M, row, j, a)
+        store(M, row + 1, j, b)
+
+
+@compiled
 def scaled(x: float, exponent: int) -> float:
     """Return x · 2^exponent for any exponent, subnormal x included."""
     half = exponent // 2
@@ -207,21 +229,32 @@ def multiply(step, F, C_high, C_low):
 
 
 @compiled
-def subtract_multiple(C_high, C_low, i, factor, factor_low, pivot, start, stop, left_size):
-    """C[i] −= factor · pivot in the columns start … stop, and keep the largest |C| there in `left_size`."""
+def subtract_multiple(C_high, C_low, i, k, pivot, start, stop, left_size):
+    """C[i] −= C[i, k] · pivot in the columns start … stop, for rows i and i + 1; the largest |C| there to `left_size`.
+
+    High and low are not brought back to one rounding: that can wait until they are used.
+    """
     zero = spread(0.0)
-    a, a_low = spread(-factor), spread(-factor_low)
+    a, a_low = spread(-C_high[i, k]), spread(-C_low[i, k])
+    b, b_low = spread(-C_high[i + 1, k]), spread(-C_low[i + 1, k])
     for j in range(start, stop, WIDTH):
-        x, high = load(pivot, 0, j), load(C_high, i, j)
+        x, x_low = load(pivot, 0, j), load(pivot, 1, j)
+        high = load(C_high, i, j)
         product = a * x
-        rest = fma(a, load(pivot, 1, j), fma(a_low, x, fma(a, x, zero - product)))
+        rest = fma(a, x_low, fma(a_low, x, fma(a, x, zero - product)))
         total = high + product
         part = total - high
-        rest = rest + (load(C_low, i, j) + ((high - (total - part)) + (product - part)))
-        high = total + rest
-        store(C_high, i, j, high)
-        store(C_low, i, j, rest - (high - total))
-        store(left_size, 0, j, larger(load(left_size, 0, j), high))
+        store(C_high, i, j, total)
+        store(C_low, i, j, load(C_low, i, j) + (((high - (total - part)) + (product - part)) + rest))
+        size = larger(load(left_size, 0, j), total)
+        high = load(C_high, i + 1, j)
+        product = b * x
+        rest = fma(b, x_low, fma(b_low, x, fma(b, x, zero - product)))
+        total = high + product
+        part = total - high
+        store(C_high, i + 1, j, total)
+        store(C_low, i + 1, j, load(C_low, i + 1, j) + (((high - (total - part)) + (product - part)) + rest))
+        store(left_size, 0, j, larger(size, total))
 
 
 @compiled
@@ -237,7 +270,7 @@ def scale_rows(F, exponents, C_high, C_low):
 @compiled
 def exchange(A, a, b):
     """Exchange two rows of A."""
-    for j in range(0, len(A), WIDTH):
+    for j in range(0, A.shape[1], WIDTH):
         x = load(A, a, j)
         store(A, a, j, load(A, b, j))
         store(A, b, j, x)
@@ -263,8 +296,8 @@ def eliminate(C_high, C_low, F, columns, left_size):
     exceeds 1. Elimination, unlike reflections, leaves a row as small as it was: a saturated unit is not drowned.
 
     Args:
-        C_high: [n, padded].
-        C_low: [n, padded].
+        C_high: [n + 1, padded], the last row zero.
+        C_low: the same.
         F: gives d, and takes the new order of d and of the rows.
         columns: takes the order of the columns.
         left_size: [1, padded] for the largest entry of each column in what is left.
@@ -310,6 +343,11 @@ def eliminate(C_high, C_low, F, columns, left_size):
             exchange(C_high, k, row)
             exchange(C_low, k, row)
             F.rows[k], F.rows[row] = F.rows[row], F.rows[k]
+        for j in range(k // WIDTH * WIDTH, rank, WIDTH):
+            high, low = load(C_high, k, j), load(C_low, k, j)
+            total = high + low
+            store(C_high, k, j, total)
+            store(C_low, k, j, low - (total - high))
         reduced_from = abs(C_high[k, k])
         for i in range(k):
             reduced_from += abs(C_high[k, i] * C_high[i, k])
@@ -339,7 +377,8 @@ def eliminate(C_high, C_low, F, columns, left_size):
             rest = fma(entry, inverse, -factor) + (entry * inverse_low + C_low[i, k] * inverse)
             C_high[i, k] = factor + rest
             C_low[i, k] = rest - (C_high[i, k] - factor)
-            subtract_multiple(C_high, C_low, i, C_high[i, k], C_low[i, k], pivot, start, rank, left_size)
+        for i in range(k + 1, n, 2):
+            subtract_multiple(C_high, C_low, i, k, pivot, start, rank, left_size)
         k += 1
     for i in range(rank, n):
         for j in range(rank, n):
@@ -401,24 +440,27 @@ def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
     What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
     relative change of d and Y, and remains what it is.
     """
-    n = len(M)
+    n = len(F.rows)
     pattern = F.steps[0] % PATTERNS
-    weights = np.empty((3, n))
-    for j in range(n):  # M, transposed like `turned`
-        for m in range(n):
-            weights[0, m] = abs(Rt[j, m])
-            weights[1, m] = F.turned[columns[j], columns[m]]
-            weights[2, m] = -Rt[j, m]
+    weights = np.zeros((4, n + 1))
+    for j in range(0, n, 2):  # M, transposed like `turned`, two rows at a time
+        for i in range(j, min(j + 2, n)):
+            for m in range(n):
+                weights[i - j, m] = abs(Rt[i, m])
+                weights[i - j + 2, m] = F.turned[columns[i], columns[m]]
         for k in range(0, n, WIDTH):
             store(M, j, k, spread(0.0))
-        if j >= rank:
-            continue
-        add_combination(M, j, weights, 0, L_size, 0, j + 1, 0, n)  # an entry was reduced from numbers as large as |L|·|R|
+            store(M, j + 1, k, spread(0.0))
+        add_combinations(M, j, weights, 0, L_size, 0, min(j + 2, n), n)  # reduced from numbers as large as |L|·|R|
         for k in range(0, n, WIDTH):
             store(M, j, k, load(examples, pattern + j, k) * load(M, j, k))
-        add_combination(M, j, weights, 1, Rt, 0, n, 0, n)
-        add_combination(M, j, weights, 2, M, 0, j, 0, n)
-        inverse = spread(1.0 / Rt[j, j])
+            store(M, j + 1, k, load(examples, pattern + j + 1, k) * load(M, j + 1, k))
+        add_combinations(M, j, weights, 2, Rt, 0, n, n)
+    for j in range(n):
+        for m in range(j):
+            weights[0, m] = -Rt[j, m]
+        add_combination(M, j, weights, 0, M, 0, j, 0, n)
+        inverse = spread(1.0 / Rt[j, j]) if j < rank else spread(0.0)
         for k in range(0, n, WIDTH):
             store(M, j, k, inverse * load(M, j, k))
         for k in range(rank, n):
@@ -443,11 +485,11 @@ def refactor(C_high, C_low, F, examples, work):
     j > k: the ratio is taken from the exponents.
 
     Args:
-        C_high: [n, padded], rows in their own order.
-        C_low: [n, padded].
+        C_high: [n + 1, padded], rows in their own order, and one of zeros.
+        C_low: the same.
         F: the product, its C apart.
         examples: `examples_of_rounding`.
-        work: room, [5, n, padded].
+        work: room, [5, n + 1, padded].
     """
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
@@ -461,7 +503,7 @@ def refactor(C_high, C_low, F, examples, work):
         if j < rank:
             pivots[j] = C_high[j, j] + C_low[j, j]
     in_scale(Rt, F.mantissa, F.exponent, pivots, Ut)
-    Y[:] = F.Y
+    Y[:n] = F.Y
     for k in range(n):
         F.Y[k] = Y[columns[k]]
     apply_triangle(Ut, F.Y)
@@ -520,8 +562,8 @@ def sweep(F, J, wanted, examples, out):
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
     unit = np.empty((n, n))
-    C_high, C_low = np.empty_like(F.high), np.empty_like(F.high)
-    work = np.empty((5, *F.high.shape))
+    C_high, C_low = np.zeros((2, n + 1, F.high.shape[1]))  # the last row makes their number even
+    work = np.zeros((5, n + 1, F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
         low, high, split = row_exponents(J[s], exponents)
