@@ -39,6 +39,10 @@ _HOME = {
     "predictions": "predictions",
     "fit_decay": "decay",
     "decay_budget": "decay",
+    # how far a number would move, and whether the run was long enough for it
+    "interval": "comparison",
+    "compare": "comparison",
+    "check_convergence": "convergence",
     # put together
     "analyze": "analysis",
     "Experiment": "experiment",
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from gradlab.analysis import analyze
     from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
     from gradlab.cells import VanillaRNNCell
+    from gradlab.comparison import compare, interval
+    from gradlab.convergence import check_convergence
     from gradlab.decay import decay_budget, fit_decay
     from gradlab.experiment import Experiment, run
     from gradlab.gates import gate_spectra
@@ -81,11 +87,14 @@ __all__ = [
     "analyze",
     "as_step",
     "bounds",
+    "check_convergence",
+    "compare",
     "decay_budget",
     "entropy_rate",
     "fit_decay",
     "gate_paths",
     "gate_spectra",
+    "interval",
     "kaplan_yorke_dimension",
     "leading_singular_values",
     "load",

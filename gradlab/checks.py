@@ -14,7 +14,7 @@ import tensorflow as tf
 from gradlab.differences import Derivative, Integers, directional_derivatives, rounding
 from gradlab.gradients import state_gradients
 from gradlab.jacobian import step_jacobians
-from gradlab.original import Original, saved_and_loaded
+from gradlab.original import Original, built_by_a_call, saved_and_loaded
 from gradlab.products import log_singular_values
 from gradlab.step import Step
 from gradlab.subject import ROOM, Finding, NotApplicableError, Subject, first_line, worst
@@ -54,6 +54,7 @@ def state_parts(s: Subject) -> Finding:
     h, x = s.points()
     new, rng = _stepped(s.step, h, x), s.rng
     unread, kept = [], []
+    identity = np.eye(h.shape[1])
     for part in s.step.parts:
         cut = slice(part.start, part.stop)
         moved = h.copy()
@@ -61,7 +62,8 @@ def state_parts(s: Subject) -> Finding:
         # units so saturated that no value changes have a slope all the same
         if np.array_equal(_stepped(s.step, moved, x), new) and not s.J[..., cut].any():
             unread.append(part.name)
-        if np.array_equal(new[:, cut], h[:, cut]):
+        # nor does a gate that rounds to 1 change any; its slope is in J all the same, beside what it keeps
+        if np.array_equal(new[:, cut], h[:, cut]) and (s.J[..., cut, :] == identity[cut]).all():
             kept.append(part.name)
     hints = [f"on this run the step never {verb} {names}" for verb, names in (("reads", unread), ("changes", kept))]
     hint = "; ".join(hint for hint, names in zip(hints, (unread, kept), strict=True) if names)
@@ -330,7 +332,16 @@ def save_and_load(s: Subject) -> Finding:
     if not s.own.is_layer:
         raise NotApplicableError("this is no Keras layer, and Keras does not save it")
     h, x = s.points()
-    loaded = saved_and_loaded(s.own, s.shape[2])
+    try:
+        loaded = saved_and_loaded(s.own, s.shape[2])
+    except Exception as error:  # a stranger's configuration may raise anything
+        late = built_by_a_call(s.own, s.shape[2])
+        if not late:
+            raise
+        raise NotApplicableError(
+            f"Keras saves this cell and cannot load it: {', '.join(late)} inside it gets weights at the first call"
+            " only, which loading does not make. Build it in the cell's own build(), and this can be checked"
+        ) from error
     before = s.own(h, x)
     allowed = _COPY_ULPS * s.own.eps * max(1.0, float(np.abs(before).max()))
     hint = "get_config() or save_own_variables() leaves something out, or a weight is no Keras weight?"

@@ -134,15 +134,8 @@ def fit_decay(log_norms: ArrayLike, *, lags: ArrayLike | None = None, skip: int 
         >>> float(fit.rate), float(fit.intercept), round(float(fit.half_life), 4), fit.reason
         (-1.0, -1.0, 0.6931, 'lags 1 to 5: the first 1 left out while the gradient aligns')
     """
-    norms = real_array("log_norms", log_norms)
-    if norms.ndim not in (1, 2) or 0 in norms.shape:
-        raise ValueError(f"log_norms must be [time + 1] or [batch, time + 1], got shape {norms.shape}")
-    _no_nan("log_norms", norms)
-    if skip is not None and (isinstance(skip, bool) or not isinstance(skip, int | np.integer)):
-        raise TypeError(f"skip must be an integer number of lags, got {skip!r}")
-    if skip is not None and skip < 0:
-        raise ValueError(f"skip must not be negative, got {skip}; 0 uses every lag")
-    fits = [_fit(y, k, skip) for y, k in zip(np.atleast_2d(norms), _lags(lags, norms.shape), strict=True)]
+    norms, each, skip = checked_norms(log_norms, lags, skip)
+    fits = [_fit(y, k, skip) for y, k in zip(np.atleast_2d(norms), each, strict=True)]
     numbers = np.array([f[:5] for f in fits])
     rate, error, intercept, first, last = numbers[0] if norms.ndim == 1 else numbers.T
     reason = fits[0][5] if norms.ndim == 1 else tuple(f[5] for f in fits)
@@ -247,20 +240,55 @@ def decay_budget(
     return DecayBudget(**terms, lags=lags)  # type: ignore[arg-type]
 
 
-def _fit(y: Array, lags: NDArray[np.int64], skip: int | None) -> tuple[float, float, float, int, int, str]:
-    """Fit one sequence: (rate, standard error, intercept, first lag, last lag, reason)."""
+def checked_norms(
+    log_norms: ArrayLike, lags: ArrayLike | None, skip: int | None
+) -> tuple[Array, NDArray[np.int64], int | None]:
+    """Return the log norms [T+1] or [B, T+1], the lags of each sequence [B, T+1], and skip, or say what is wrong.
+
+    Args:
+        log_norms: as `fit_decay` takes them.
+        lags: as `fit_decay` takes them.
+        skip: as `fit_decay` takes it.
+
+    Raises:
+        ValueError: NaN or +∞ among the norms, shapes or lags that do not fit.
+        TypeError: entries that are not real numbers, or a `skip` that is not an integer.
+    """
+    norms = real_array("log_norms", log_norms)
+    if norms.ndim not in (1, 2) or 0 in norms.shape:
+        raise ValueError(f"log_norms must be [time + 1] or [batch, time + 1], got shape {norms.shape}")
+    _no_nan("log_norms", norms)
+    if skip is not None and (isinstance(skip, bool) or not isinstance(skip, int | np.integer)):
+        raise TypeError(f"skip must be an integer number of lags, got {skip!r}")
+    if skip is not None and skip < 0:
+        raise ValueError(f"skip must not be negative, got {skip}; 0 uses every lag")
+    return norms, _lags(lags, norms.shape), None if skip is None else int(skip)
+
+
+def usable_lags(y: Array, lags: NDArray[np.int64], skip: int | None) -> tuple[NDArray[np.int64], Array, str]:
+    """Return the lags that a rate is taken over, ascending, the log norms at these, and why these, in words.
+
+    Args:
+        y: ln‖∂L/∂h_t‖ at t = 0 … T [T+1].
+        lags: of each, not increasing [T+1].
+        skip: the smallest lag that is used; None: the first tenth is left out.
+    """
     distinct, earliest = np.unique(lags, return_index=True)  # ascending lags, the earliest t of each
     y = y[earliest]
-    given = skip is not None
     start = int(skip) if skip is not None else int(np.ceil(0.1 * distinct[-1]))
     zero = np.flatnonzero(y == -np.inf)
     stop = int(zero[0]) if zero.size else len(y)
     x, y = distinct[:stop], y[:stop]
-    x, y = x[x >= start], y[x >= start]
-    why = f"the first {start} left out " + ("as asked" if given else "while the gradient aligns")
+    why = f"the first {start} left out " + ("while the gradient aligns" if skip is None else "as asked")
     why = "none left out" if start == 0 else why
     if zero.size:
         why += f", stopped before lag {distinct[stop]} where the gradient is exactly zero"
+    return x[x >= start], y[x >= start], why
+
+
+def _fit(y: Array, lags: NDArray[np.int64], skip: int | None) -> tuple[float, float, float, int, int, str]:
+    """Fit one sequence: (rate, standard error, intercept, first lag, last lag, reason)."""
+    x, y, why = usable_lags(y, lags, skip)
     if len(x) < 3:
         ends = (int(x[0]), int(x[-1])) if len(x) else (-1, -1)
         return np.nan, np.nan, np.nan, *ends, f"no fit: {len(x)} usable lags of the 3 it takes; {why}"

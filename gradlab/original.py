@@ -19,6 +19,10 @@ from gradlab.validation import Array
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
+class NoWeightsError(ValueError):
+    """A cell whose weights cannot be made, so that there is nothing to look at."""
+
+
 @dataclass(frozen=True, eq=False)
 class Original:
     """A cell as its author wrote it.
@@ -65,6 +69,7 @@ def original(cell: Any, input_size: int, state_size: int | None) -> Original:
 
     Raises:
         TypeError: nothing that recurs.
+        NoWeightsError: initial weights that Keras cannot draw in the cell's precision.
     """
     if isinstance(cell, keras.layers.RNN):
         cell = cell.cell
@@ -77,9 +82,24 @@ def original(cell: Any, input_size: int, state_size: int | None) -> Original:
     sizes = tuple(int(size) for size in keras.tree.flatten(getattr(cell, "state_size", state_size)))
     if not layer:
         return _of_no_layer(cell, sizes, input_size)
-    build(cell, input_size)
+    _make_weights(cell, input_size)
     eps = max(EPSILON.get(str(one.compute_dtype), 0.0) for one in cell._flatten_layers())
     return Original(cell, sizes, str(cell.compute_dtype), eps)
+
+
+def _make_weights(cell: Any, input_size: int) -> None:
+    """Build a cell; say so where its precision is what Keras cannot draw initial weights in."""
+    try:
+        build(cell, input_size)
+    except Exception as error:  # an initializer may raise anything
+        if cell.variable_dtype in ("float64", "float32"):
+            raise
+        raise NoWeightsError(
+            f"Keras cannot make the initial weights of this {type(cell).__name__} in {cell.variable_dtype}:"
+            f" {str(error).strip().splitlines()[0]}; choose other initializers (the orthogonal one of recurrent kernels"
+            " needs a QR, which TensorFlow does not have in bfloat16), or dtype='mixed_bfloat16', which keeps its"
+            " weights in float32"
+        ) from error
 
 
 def _of_no_layer(cell: Any, sizes: tuple[int, ...], input_size: int) -> Original:
@@ -163,3 +183,17 @@ def saved_and_loaded(own: Original, input_size: int) -> Original:
         model.save(path)
         loaded = keras.saving.load_model(path, custom_objects=classes, compile=False, safe_mode=False)
     return original(loaded.layers[-1].cell, input_size, None)
+
+
+def built_by_a_call(own: Original, input_size: int) -> list[str]:
+    """Return the names of the layers inside a cell that get their weights at its first call, and not by its `build`.
+
+    Keras makes a loaded cell from its configuration and calls `build`, never the cell: for such layers a file holds
+    weights, and there are none to read them into.
+    """
+    cell = own.cell
+    fresh = type(cell).from_config(cell.get_config())
+    if type(cell).build is not keras.layers.Layer.build:
+        fresh.build((None, input_size))
+    pairs = zip(fresh._flatten_layers(), cell._flatten_layers(), strict=True)
+    return [ours.name for new, ours in pairs if new is not fresh and ours.weights and not new.built]

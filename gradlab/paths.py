@@ -72,6 +72,11 @@ class GatePaths:
             found[~self.traj.mask, 0] = np.eye(n)
         return found
 
+    @property
+    def highway(self) -> Array:
+        """f_t of an LSTM, z_t of a GRU [B, T, units]: the diagonal that the highway multiplies the old state by."""
+        return self._paths[0].factors[0]
+
     @cached_property
     def total(self) -> Array:
         """J_t = Σ_p J_{t,p} [B, T, n, n]: what `step_jacobians` gives."""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradlab import graded
 from gradlab.blas import one_blas_thread
+from gradlab.kernels import sweep
 from gradlab.reading import EPS, read_out, rounding
 from gradlab.scales import Integers
 from gradlab.streaming import LazyJacobians, StepReader
@@ -235,7 +236,7 @@ def _at_times(
 
     def swept(carried: graded.Graded, J: Array, wanted: NDArray[np.bool_]) -> graded.Emitted:
         out = graded.room_for(int(wanted.sum()), n)
-        graded.sweep(carried, np.require(J, np.float64, ("C", "W")), wanted, examples, out)
+        sweep(carried, np.require(J, np.float64, ("C", "W")), wanted, examples, out)
         return out
 
     def read(b: int, some: slice, sweeping: Future[graded.Emitted]) -> None:

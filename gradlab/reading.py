@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.lapack import dgejsv
 
-from gradlab.graded import Emitted, triangularise
+from gradlab.graded import Emitted
+from gradlab.kernels import triangularise
 from gradlab.scales import LN2, Integers, Scales, descending
 from gradlab.validation import Array
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradlab import checks
-from gradlab.original import EPSILON, Original, original, repeated
+from gradlab.original import EPSILON, NoWeightsError, Original, original, repeated
 from gradlab.step import Step, as_step
 from gradlab.subject import Finding, NotApplicableError, Subject
 from gradlab.trajectory import rollout
@@ -177,8 +177,8 @@ def check_cell(
     Raises:
         AssertionError: a check failed, and `raise_on_failure`; its message is the table.
         TypeError: something that does not recur.
-        ValueError: a callable without `state_size`, a cell that fails on these inputs or leaves the finite numbers, an
-            unknown name in `skip`, one sequence only.
+        ValueError: a callable without `state_size`, a cell that fails on these inputs or leaves the finite numbers, or
+            whose initial weights Keras cannot draw in its precision, an unknown name in `skip`, one sequence only.
 
     Example:
         >>> import gradlab as gl
@@ -276,6 +276,8 @@ def _original(cell: Any, d: int, state_size: int | None) -> Original:
         return Original(cell.__call__, (cell.state_size,), "float64", EPSILON["float64"])
     try:
         return original(cell, d, state_size)
+    except NoWeightsError:  # as_step would only see a cell that is half built
+        raise
     except Exception:
         as_step(cell, input_size=d, state_size=state_size)
         raise

@@ -30,7 +30,28 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "bound_step_norms": (BT, "bound of ln σ_1 by step norms", "nats", "Σ_s ln‖J_s‖"),
     "bound_slopes": (BT, "bound of ln σ_1 by actual slopes", "nats", "Σ_s ln(max_i φ'(a_{s,i}) σ_1(W))"),
     "bound_promise": (BT, "bound of ln σ_1 known beforehand", "nats", "k ln(γ σ_1(W))"),
+    "bound_leading_sums": (
+        BTM, "bound of the sum of leading log singular values", "nats", "Σ_s Σ_{i≤m} ln σ_i(J_s), mode m (Horn 1950)"
+    ),
     "lower_step_norms": (BT, "bound of ln σ_n from below", "nats", "Σ_s ln σ_n(J_s)"),
+    "lower_slopes": (
+        BT, "bound of ln σ_n from below by actual slopes", "nats", "Σ_s ln min_i |φ'(a_{s,i})| + k ln σ_n(W)"
+    ),
+    "dominance_radius": (
+        SCALAR, "bound of the factor per step on every trajectory", "1",
+        "a number ≥ ρ(γ|W|); < 1 certifies vanishing, whatever the inputs",
+    ),
+    "gate_path_largest": (
+        BT, "largest derivative along the carried state, the gates held fixed", "nats",
+        "max_i Σ_s ln f_{s,i} (LSTM), z (GRU); a part of the Jacobian, no bound of it",
+    ),
+    "gate_path_mean": (
+        BT, "mean log derivative along the carried state, the gates held fixed", "nats", "mean_i Σ_s ln f_{s,i} (or z)"
+    ),
+    "norm_preservation_penalty": (
+        B, "penalty on steps that change the gradient's norm", "1",
+        "Ω = Σ_s (‖J_sᵀg_s‖/‖g_s‖ − 1)², g = ∂L/∂h (Pascanu et al. 2013); NaN where some g_s is 0",
+    ),
     "largest_slope": (BT, "largest slope of a unit", "1", "max_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
     "mean_slope": (BT, "mean slope of the units", "1", "mean_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
     "path_share_of_gradient": (
@@ -66,6 +87,28 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "decay_half_life": (B, "half-life of the gradient", "steps", "−ln 2 / rate; ∞ where it does not shrink"),
     "decay_first_lag": (B, "first lag of the fit", "steps", "k"),
     "decay_last_lag": (B, "last lag of the fit", "steps", "k"),
+    "decay_rate_interval": (
+        ("end",), "95 % interval of the fitted rate's mean over sequences", "nats/step",
+        "bootstrap over the batch, this network given; NaN below 7 sequences",
+    ),
+    "decay_drift": (B, "change of the rate from the first to the second half of its lags", "nats/step", "⟨Δ⟩₂ − ⟨Δ⟩₁"),
+    "decay_correlation_time": (
+        B, "lags over which increments of the log norm hang together", "steps", "1 + 2 Σ_j ρ_j, from blocks of ⌈√N⌉"
+    ),
+    "decay_long_enough": (B, "whether the sequence was long enough for the rate", "1", "1: yes; 0: no"),
+    "lyapunov_interval": (
+        ("end", "mode"), "95 % interval of the Lyapunov exponents' means over sequences", "nats/step",
+        "bootstrap over the batch, this network given; NaN below 7 sequences and for −∞",
+    ),
+    "lyapunov_drift": (
+        BM, "change of the exponent from the first half to the second", "nats/step", "⟨ln R_ii⟩₂ − ⟨ln R_ii⟩₁"
+    ),
+    "lyapunov_correlation_time": (
+        BM, "steps over which the growth hangs together", "steps", "1 + 2 Σ_j ρ_j, from blocks of ⌈√N⌉ steps"
+    ),
+    "lyapunov_long_enough": (
+        BM, "whether the sequence was long enough for the exponent", "1", "1: yes; 0: no; NaN: −∞"
+    ),
     "latching_eta": (B, "largest step norm", "1", "η = max_s‖J_s‖; η < 1 certifies vanishing (Bengio et al. 1994)"),
     "mean_field_rate": (B, "mean-field rate", "nats/step", "⟨½ ln χ_1⟩ with g = ‖W‖_F/√n and the inputs' variances"),
     "recurrent_matrix": (("to", "from"), "recurrent matrix as it acts, a = W h", "1", "W; the block that attrs name"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from gradlab.links import sum_from_end
 from gradlab.validation import Array, finite, real_array, square_matrix, step_jacobian_array
 
 EPS = float(np.finfo(np.float64).eps)
@@ -64,10 +65,16 @@ def slopes_of(matrix: Array, slopes: ArrayLike) -> tuple[Array, bool]:
 
 def positive_supremum(slope_supremum: float) -> float:
     """Return γ, checked to be positive and finite."""
-    gamma = float(slope_supremum)
-    if not 0 < gamma < np.inf:
+    gamma = real_array("slope_supremum", slope_supremum)
+    if gamma.ndim != 0 or not 0 < gamma < np.inf:
         raise ValueError(f"slope_supremum must be positive and finite, got {slope_supremum}; it is 1 for tanh")
-    return gamma
+    return float(gamma)
+
+
+def summed_back(per_step: Array, real: NDArray[np.bool_], single: bool) -> Array:
+    """Return Σ_{s>t} of what each real step adds [B, T], without the batch axis where J came without one."""
+    total = sum_from_end(np.where(real, per_step, 0.0))
+    return total[0] if single else total
 
 
 def check_dominated(J: ArrayLike | None, limit: Array) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from gradlab.blas import one_blas_thread
-from gradlab.bounds.arguments import slopes_of
-from gradlab.links import log_abs_determinants, log_zero, real_steps, sum_from_end
+from gradlab.bounds.arguments import slopes_of, summed_back
+from gradlab.links import log_abs_determinants, log_zero, real_steps
 from gradlab.validation import Array, square_matrix, step_jacobian_array
 
 
@@ -38,8 +37,7 @@ def log_determinant(J: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
     steps, single = step_jacobian_array(J)
     real = real_steps(mask, steps.shape[:2])
     with one_blas_thread():
-        total = sum_from_end(np.where(real, log_abs_determinants(steps), 0.0))
-    return total[0] if single else total
+        return summed_back(log_abs_determinants(steps), real, single)
 
 
 def log_determinant_from_slopes(
@@ -73,5 +71,4 @@ def log_determinant_from_slopes(
     real = real_steps(mask, phi.shape[:2])
     with one_blas_thread():
         per_step = log_zero(phi).sum(axis=-1) + log_abs_determinants(matrix)
-    total = sum_from_end(np.where(real, per_step, 0.0))
-    return total[0] if single else total
+    return summed_back(per_step, real, single)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlab.blas import one_blas_thread
-from gradlab.bounds.arguments import recurrent_like, slopes_like, supremum_above
+from gradlab.bounds.arguments import recurrent_like, slopes_like, summed_back, supremum_above
 from gradlab.links import check_step_bounds, log_norms, log_smallest, log_zero, real_steps, sum_from_end, times
 from gradlab.validation import Array, step_jacobian_array
 
@@ -192,5 +192,4 @@ def induced_norm_bound(J: ArrayLike, order: float, *, mask: ArrayLike | None = N
     steps, single = step_jacobian_array(J)
     real = real_steps(mask, steps.shape[:2])
     with one_blas_thread():
-        total = sum_from_end(np.where(real, log_norms(steps, order), 0.0))
-    return total[0] if single else total
+        return summed_back(log_norms(steps, order), real, single)

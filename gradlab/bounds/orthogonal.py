@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradlab.blas import one_blas_thread
-from gradlab.bounds.arguments import slopes_of
-from gradlab.links import log_zero, real_steps, sum_from_end, times
+from gradlab.bounds.arguments import slopes_of, summed_back
+from gradlab.links import log_zero, real_steps, times
 from gradlab.validation import Array, lag_array, square_matrix
 
 EPS = float(np.finfo(np.float64).eps)
@@ -65,8 +65,7 @@ def orthogonal_bound(recurrent_matrix: ArrayLike, slopes: ArrayLike, *, mask: Ar
             " use soft_orthogonality or chain for this matrix"
         )
     real = real_steps(mask, phi.shape[:2])
-    total = sum_from_end(np.where(real, log_zero(phi.max(axis=-1)), 0.0))
-    return total[0] if single else total
+    return summed_back(log_zero(phi.max(axis=-1)), real, single)
 
 
 def soft_orthogonality(W: ArrayLike, lags: ArrayLike) -> SoftOrthogonality:
