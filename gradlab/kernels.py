@@ -129,23 +129,35 @@ def scaled(x: float, exponent: int) -> float:
 def multiply(step, F, C_high, C_low):
     """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low."""
     n, zero = len(step), spread(0.0)
-    column = np.empty(n)
-    for i in range(n):
+    columns = np.zeros((2, n))
+    for i in range(0, n, 2):  # two rows at a time
         for k in range(n):
-            column[k] = step[F.rows[k], i]
+            columns[0, k] = step[F.rows[k], i]
+            columns[1, k] = step[F.rows[k], i + 1] if i + 1 < n else 0.0
         for j in range(0, n, WIDTH):
-            high = low = zero
+            high = low = other_high = other_low = zero
             for k in range(j, n):  # a row of the triangle is zero from its diagonal on
-                a, x = spread(column[k]), load(F.high, k, j)
+                x, x_low = load(F.high, k, j), load(F.low, k, j)
+                a = spread(columns[0, k])
                 product = a * x
-                rest = fma(a, load(F.low, k, j), fma(a, x, zero - product))
+                rest = fma(a, x_low, fma(a, x, zero - product))
                 total = high + product
                 part = total - high
                 low = low + (((high - (total - part)) + (product - part)) + rest)
                 high = total
+                a = spread(columns[1, k])
+                product = a * x
+                rest = fma(a, x_low, fma(a, x, zero - product))
+                total = other_high + product
+                part = total - other_high
+                other_low = other_low + (((other_high - (total - part)) + (product - part)) + rest)
+                other_high = total
             total = high + low
             store(C_high, i, j, total)
             store(C_low, i, j, low - (total - high))
+            total = other_high + other_low
+            store(C_high, i + 1, j, total)
+            store(C_low, i + 1, j, other_low - (total - other_high))
 
 
 @compiled
@@ -617,8 +629,9 @@ def triangularise(out, At, first):
     """
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
-    order = np.empty(n, np.int64)
-    A, Rt, Ut, B = np.empty((4, *out.high.shape[1:]))
+    order, order_before = np.empty(n, np.int64), np.full(n, -1)
+    A, Rt, Ut, B, Y_before = np.zeros((5, *out.high.shape[1:]))
+    Rt_of_Y, pivots_of_Y = np.empty_like(Rt), np.empty(n)
     for m in range(M):
         Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]
         A[:] = out.high[m]
@@ -633,19 +646,21 @@ def triangularise(out, At, first):
             size = abs(mantissa[k]) * sizes[k]
             keys[k] = exponent[k] + bits_of(size) * 2.0**-52
         sort_descending(keys, order)
-        B[:] = 0.0
-        for k in range(n):
-            for a in range(n):
-                B[a, k] = Y[order[k], a]
-        triangle_of(B)
-        upper_transposed(B, Rt, pivots)
+        if not (np.array_equal(order, order_before) and np.array_equal(Y, Y_before)):  # Y stands still at long lags
+            for k in range(n):
+                order_before[k] = order[k]
+                for a in range(n):
+                    Y_before[k, a] = Y[k, a]
+                    B[a, k] = Y[order[k], a]
+            triangle_of(B)
+            upper_transposed(B, Rt_of_Y, pivots_of_Y)
         for x in (mantissa, reading, out.swept[m]):
             reorder(x, order)
         reorder(exponent, order)
-        in_scale(Rt, mantissa, exponent, pivots, Ut)
+        in_scale(Rt_of_Y, mantissa, exponent, pivots_of_Y, Ut)
         for k in range(n):
-            reading[k] += sizes[order[k]] / abs(pivots[k]) if pivots[k] != 0.0 else 0.0
-        rescale(mantissa, exponent, pivots)
+            reading[k] += sizes[order[k]] / abs(pivots_of_Y[k]) if pivots_of_Y[k] != 0.0 else 0.0
+        rescale(mantissa, exponent, pivots_of_Y)
         for j in range(n):
             for k in range(n):
                 At[m, j, k] = Ut[j, k] if k < j else (1.0 if k == j else 0.0)

@@ -70,8 +70,10 @@ def test_every_variable_is_described(analysed: tuple[str, bool, xr.Dataset]) -> 
 def test_gated_cells_carry_no_bound_that_does_not_hold_for_them(analysed: tuple[str, bool, xr.Dataset]) -> None:
     name, _, ds = analysed
     simple = name in ("tanh", "relu", "simple")
-    for bound in ("bound_slopes", "bound_promise", "budget_promise", "largest_slope"):
+    of_simple = ("bound_slopes", "bound_promise", "budget_promise", "largest_slope", "lower_slopes", "dominance_radius")
+    for bound in of_simple:
         assert (bound in ds) == simple
+    assert ("gate_path_largest" in ds) == ("gate_path_mean" in ds) == (name in ("lstm", "gru"))
     assert ("mean_field_rate" in ds) == (name == "tanh")
     assert "spectral_radius" in ds
     expected = {"lstm": "W_c", "gru": "W_h", "stack": "layer2.W"}.get(name, "W of")
@@ -86,8 +88,49 @@ def test_no_bound_is_crossed(analysed: tuple[str, bool, xr.Dataset]) -> None:
     for tighter, looser in itertools.pairwise(links):
         assert bool((tighter <= looser + allowance).all())
     assert bool((bottom >= ds["lower_step_norms"] - allowance).all())
+    if "lower_slopes" in ds:
+        # σn of a step is known to ε times the condition of W alone, W of these seeds to less than 1e3
+        assert bool((ds["lower_step_norms"] >= ds["lower_slopes"] - 1e3 * allowance).all())
     assert bool((ds["log_gradient_norm"] <= ds["gradient_upper_bound"] + allowance).all())
     assert bool((ds["log_gradient_norm"] >= ds["gradient_lower_bound"] - allowance).all())
+    with np.errstate(invalid="ignore"):  # −∞ − −∞ of dead units
+        sums = np.cumsum(ds["log_singular_values"].values, axis=2) - ds["bound_leading_sums"].values
+    assert not (sums > 1e3 * N * allowance).any()
+    if "dominance_radius" in ds and float(ds["dominance_radius"]) < 1:
+        assert bool((ds["lyapunov_exponent"] < 0).all())
+
+
+def test_the_penalty_and_the_gate_path_are_those_of_the_bounds(analysed: tuple[str, bool, xr.Dataset]) -> None:
+    name, masked, ds = analysed
+    arrived = np.isfinite(ds["log_gradient_norm"].values[:, 1:]).all(axis=1)
+    np.testing.assert_array_equal(np.isnan(ds["norm_preservation_penalty"]), ~arrived)
+    # g of a loss at T is all that comes back, so that each term is (‖g_{s−1}‖/‖g_s‖ − 1)²
+    growth = -np.diff(ds["log_gradient_norm"].values, axis=1)
+    real = ragged_mask() if masked else np.ones((B, T), bool)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(real, np.expm1(growth) ** 2, 0.0).sum(axis=1)
+    finite = np.isfinite(ds["log_gradient_norm"].values).all(axis=1)
+    np.testing.assert_allclose(ds["norm_preservation_penalty"].values[finite], expected[finite], rtol=1e-10, atol=1e-14)
+    if name in ("lstm", "gru"):
+        assert bool((ds["gate_path_mean"] <= ds["gate_path_largest"]).all())
+        assert bool((ds["gate_path_largest"] <= 0).all())
+        assert bool((ds["gate_path_largest"].isel(time=-1) == 0).all())
+        assert bool((ds["gate_path_largest"].diff("time") >= 0).all())  # later is a shorter way
+
+
+def test_intervals_are_over_sequences_and_need_seven() -> None:
+    cell, x = CELLS["tanh"](), np.random.default_rng(1).standard_normal((9, 40, D))
+    ds = gl.analyze(cell, x)
+    assert ds["end"].values.tolist() == ["low", "high"]
+    for name, interval in (("decay_rate", "decay_rate_interval"), ("lyapunov_exponent", "lyapunov_interval")):
+        low, high = ds[interval].values
+        mean = ds[name].mean("batch").values
+        assert ((low < mean) & (mean < high)).all()
+    one = gl.interval(ds, "lyapunov_exponent", mode=2)
+    # two draws of 9999 resamples: each end is known to 0.03 standard errors
+    width = one.high - one.low
+    assert ds["lyapunov_interval"].values[:, 1] == pytest.approx((one.low, one.high), abs=4 * 0.03 * width / 4)
+    assert np.isnan(gl.analyze(cell, x[:6])["decay_rate_interval"]).all()
 
 
 def test_determinant_identity(analysed: tuple[str, bool, xr.Dataset]) -> None:

@@ -220,7 +220,8 @@ def test_terms_sum_to_what_was_measured_and_only_lose(net, seed):
     budget, ln_s, links, log_g = account(W, phi, seed)
     terms = budget.terms
     assert list(terms) == ["promise", "saturation", "within_step", "between_steps", "direction", "other_times"]
-    finite = np.isfinite(log_g[:-1])
+    # where P is exactly zero by cancellation, what arrives in float64 is rounding alone, and there is no account of it
+    finite = np.isfinite(log_g[:-1]) & np.isfinite(ln_s[:, 0])
     # ten additions of logarithms, none larger than the largest
     size = max(np.abs(x[np.isfinite(x)]).max(initial=1.0) for x in (*terms.values(), ln_s[:, 0], log_g))
     assert (np.abs(budget.residual[finite]) <= 20 * EPS * size).all()

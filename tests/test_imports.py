@@ -26,8 +26,8 @@ MODULES = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in
 
 HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
-CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent"]  # and all that they import
-WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks"]
+CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent", "convergence"]  # and all that they import
+WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks", "comparison"]
 
 
 def imported(tree, everywhere):

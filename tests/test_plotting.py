@@ -1,3 +1,5 @@
+"""What holds of every figure: complete, in its frame, the caller's style, the same bytes every time; the budget."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,15 +9,13 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import synthetic
 import xarray as xr
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-from matplotlib.collections import LineCollection, PolyCollection
+from drawing import assert_inside, legend
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
 from gradlab import plotting, variables
@@ -32,30 +32,12 @@ KINDS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("close_figures")
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def ds(request) -> xr.Dataset:
     return synthetic.dataset(**KINDS[request.param])
-
-
-@pytest.fixture(scope="module")
-def vanilla() -> xr.Dataset:
-    return synthetic.dataset()
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def line(ax, start):
-    """Return (x, y) of the line whose label begins with `start`."""
-    (found,) = [drawn for drawn in ax.lines if str(drawn.get_label()).startswith(start)]
-    return found.get_xdata(), found.get_ydata()
-
-
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_the_synthetic_dataset_follows_the_schema(ds):
@@ -100,95 +82,6 @@ def test_nothing_sticks_out_of_the_figure(ds, figure):
     assert_inside(figure(ds))
 
 
-def assert_inside(ax):
-    ax.figure.draw_without_rendering()
-    width, height = ax.figure.bbox.size
-    for artist in (ax.get_legend(), ax.xaxis.label, ax.yaxis.label):
-        box = artist.get_window_extent()
-        assert box.x0 >= -1
-        assert box.y0 >= -1
-        assert box.x1 <= width + 1
-        assert box.y1 <= height + 1
-
-
-def test_decay_draws_the_median_relative_to_lag_zero(vanilla):
-    ax = plotting.decay(vanilla)
-    lags, drawn = line(ax, "gradient")
-    relative = vanilla.log_gradient_norm - vanilla.log_gradient_norm.isel(time=-1)
-    np.testing.assert_array_equal(lags, np.arange(41))
-    np.testing.assert_allclose(drawn, relative.median("batch").values[::-1], rtol=0, atol=1e-14)
-    for label, name in (("promise", "bound_promise"), ("slopes", "bound_slopes"), ("step norms", "bound_step_norms")):
-        np.testing.assert_array_equal(line(ax, label)[1], vanilla[name].median("batch").values[::-1])
-    sigma = vanilla.log_singular_values.median("batch").values[::-1]
-    np.testing.assert_array_equal(line(ax, r"$\sigma_1")[1], sigma[:, 0])
-    np.testing.assert_array_equal(line(ax, r"$\sigma_n")[1], sigma[:, -1])
-    (band,) = [c for c in ax.collections if isinstance(c, PolyCollection)]
-    corners = band.get_paths()[0].vertices
-    assert corners[:, 1].min() >= relative.min()
-    assert corners[:, 1].max() <= relative.max()
-
-
-def test_decay_s_frame_holds_the_gradient_and_is_not_crushed_by_a_bound(vanilla):
-    ax = plotting.decay(vanilla.assign(bound_promise=1e6 * vanilla.bound_promise))
-    low, high = ax.get_ylim()
-    drawn = line(ax, "gradient")[1]
-    assert low < drawn.min()
-    assert high > drawn.max()
-    assert high - low < 4 * max(np.ptp(drawn), np.ptp(line(ax, r"$\sigma_1")[1]))
-
-
-def test_decay_names_rate_and_half_life(vanilla):
-    rates = np.array([-0.10, -0.12, -0.11, -0.09, -0.13])
-    ds = vanilla.assign(decay_rate=("batch", rates), decay_half_life=("batch", np.log(2) / -rates))
-    ax = plotting.decay(ds)
-    (label,) = [text for text in legend(ax) if text.startswith("fit")]
-    assert label == "fit: −0.1100 ± 0.0071\nhalf-life 6.3 steps"  # 0.0158/√5
-    lags, fitted = line(ax, "fit")
-    np.testing.assert_allclose(np.diff(fitted), -0.11, rtol=0, atol=1e-12)
-    assert fitted.mean() == pytest.approx(line(ax, "gradient")[1][lags].mean(), abs=1e-12)
-    # one sequence: its own standard error
-    (label,) = [text for text in legend(plotting.decay(ds.isel(batch=[0]))) if text.startswith("fit")]
-    assert label.startswith("fit: −0.1000 ± 0.0040\n")
-    growing = ds.assign(decay_rate=-ds.decay_rate, decay_half_life=xr.full_like(ds.decay_half_life, np.inf))
-    assert any("does not vanish" in text for text in legend(plotting.decay(growing)))
-    nothing = ds.assign(decay_rate=xr.full_like(ds.decay_rate, np.nan))
-    assert not any(text.startswith("fit") for text in legend(plotting.decay(nothing)))
-
-
-def test_sequences_are_compared_at_equal_lag():
-    # two sequences of 3 and 2 real steps, padded at the end: −k and −2k at lag k
-    lag = np.array([[3, 2, 1, 0, 0], [2, 2, 1, 1, 0], [1, 1, 1, 1, 0]])
-    values = -lag * np.array([[1.0], [2.0], [6.0]])
-    ds = xr.Dataset({"log_gradient_norm": (("batch", "time"), 5.0 + values)}, coords={"lag": (("batch", "time"), lag)})
-    lags, drawn = line(plotting.decay(ds), "gradient")
-    # lag 3 is reached by one sequence of three, fewer than half; at lag 2 the median is of two
-    np.testing.assert_array_equal(lags, [0, 1, 2])
-    np.testing.assert_array_equal(drawn, [0.0, -2.0, -3.0])
-    shuffled = ds.transpose("time", "batch")
-    np.testing.assert_array_equal(line(plotting.decay(shuffled), "gradient")[1], drawn)
-    np.testing.assert_array_equal(line(plotting.decay(ds.isel(batch=1)), "gradient")[1], [0.0, -2.0, -4.0])
-
-
-def test_of_steps_at_the_same_lag_the_earliest_counts():
-    # a gap of two steps in the mask, and a loss that reads the states inside it: ∂L/∂h_t grows towards the earlier t
-    lag = np.array([[2, 1, 1, 1, 0]])
-    values = np.array([[-7.0, -4.0, -5.0, -6.0, 0.0]])
-    modes = np.stack([values, values - 1.0], axis=-1)
-    ds = xr.Dataset(
-        {
-            "log_gradient_norm": (("batch", "time"), values),
-            "log_singular_values": (("batch", "time", "mode"), modes),
-            **{f"budget_{name}": (("batch", "time"), values) for name in ("step_norms", "measured")},
-            **{f"budget_{name}": (("batch", "time"), 0.0 * values) for name in ("between_steps", "direction")},
-        },
-        coords={"lag": (("batch", "time"), lag)},
-    )
-    np.testing.assert_array_equal(line(plotting.decay(ds), "gradient")[1], [0.0, -4.0, -7.0])
-    (lines,) = [c for c in plotting.fan(ds).collections if isinstance(c, LineCollection)]
-    np.testing.assert_array_equal(lines.get_paths()[0].vertices[:, 1], [0.0, -4.0, -7.0])
-    np.testing.assert_array_equal(plotting.budget(ds, per_step=False).lines[1].get_ydata(), [0.0, -4.0, -7.0])
-
-
 @pytest.mark.parametrize("figure", [*FIGURES, plotting.horizon])
 def test_several_networks_are_refused_and_one_of_them_is_drawn(vanilla, figure):
     for name in ("horizon_float32", "horizon_float64"):
@@ -201,52 +94,6 @@ def test_several_networks_are_refused_and_one_of_them_is_drawn(vanilla, figure):
         figure(stages.drop_vars("stage"))
     assert plt.get_fignums() == []
     assert legend(figure(stages.sel(stage="trained"))) == legend(figure(vanilla))
-
-
-def test_a_rate_of_rounding_size_is_called_so():
-    rng = np.random.default_rng(0)
-    noise = 1e-15 * rng.standard_normal((3, 9))
-    ds = xr.Dataset(
-        {
-            "log_gradient_norm": (("batch", "time"), noise),
-            "bound_promise": (("batch", "time"), noise),
-            "decay_rate": ("batch", [-1.2e-17, 3e-18, -2e-17]),
-            "decay_half_life": ("batch", [5e16, np.inf, 3e16]),
-        },
-        coords={"lag": (("batch", "time"), np.tile(np.arange(9)[::-1], (3, 1)))},
-    )
-    ax = plotting.decay(ds)
-    assert "fit: 0 within rounding" in legend(ax)
-    assert "promise $\\gamma\\sigma_1(W)$: 0" in legend(ax)
-    assert np.diff(ax.get_ylim())[0] == pytest.approx(1e-6)
-    assert_inside(plotting.decay(ds.assign(log_singular_values=(("batch", "time", "mode"), np.stack([noise] * 2, -1)))))
-    terms = {"step_norms": noise, "between_steps": noise, "direction": noise, "measured": noise}
-    ax = plotting.budget(ds.assign({f"budget_{name}": (("batch", "time"), term) for name, term in terms.items()}))
-    assert legend(ax) == ["step norms: 0", "measured: 0"]
-    assert np.diff(ax.get_ylim())[0] >= 1e-6
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "text"),
-    [
-        (-0.11, 0.0071, "−0.1100 ± 0.0071"),
-        (-0.105360516, 1.3e-17, "−0.105361 ± 1e−17"),
-        (-1e-17, 0.01, "−0.000 ± 0.010"),
-        (-1e-17, np.nan, "0 within rounding"),
-        (-0.5, np.nan, "−0.5"),
-    ],
-)
-def test_a_rate_has_a_sensible_number_of_digits(value, error, text):
-    assert plotting._with_error(value, error) == text
-
-
-def test_sigma_bounds_only_a_part_unless_the_loss_is_at_the_end(vanilla):
-    at_end, elsewhere = vanilla, vanilla.drop_vars(["gradient_upper_bound", "gradient_lower_bound"])
-    note = "$\\sigma$: of the part\nfrom $h_T$ alone"
-    assert not any(note in text for text in legend(plotting.decay(at_end)))
-    assert sum(note in text for text in legend(plotting.decay(elsewhere))) == 1
-    no_spectrum = elsewhere.drop_vars("log_singular_values")
-    assert not any(note in text for text in legend(plotting.decay(no_spectrum)))
 
 
 def test_the_budget_of_a_single_lag_is_a_bar():
@@ -274,60 +121,6 @@ def test_a_legend_is_not_cut_off_in_small_axes(vanilla, figure):
     fig, ax = plt.subplots(figsize=(9, 4))
     wide = figure(vanilla, ax=ax).get_legend().get_window_extent()
     assert wide.width > wide.height  # there is room for two columns
-
-
-def test_fan_draws_every_mode_and_counts_the_dead():
-    ds = synthetic.dataset(dead=3)
-    ax = plotting.fan(ds)
-    (lines,) = [c for c in ax.collections if isinstance(c, LineCollection)]
-    paths = lines.get_paths()
-    assert len(paths) == ds.sizes["mode"]
-    expected = ds.log_singular_values.median("batch").values[::-1]
-    np.testing.assert_array_equal(paths[0].vertices[:, 1], expected[:, 0])
-    np.testing.assert_array_equal(paths[-1].vertices, [[0.0, 0.0]])  # alive at lag 0 only
-    assert r"3 of 8: $\sigma = 0$ at lag 40" in legend(ax)
-    assert "medians of 5" in legend(ax)
-    assert ax.get_ylim()[0] < expected[np.isfinite(expected)].min()
-    one = plotting.fan(ds, batch=-1)
-    (lines,) = [c for c in one.collections if isinstance(c, LineCollection)]
-    np.testing.assert_array_equal(lines.get_paths()[1].vertices[:, 1], ds.log_singular_values.values[-1, ::-1, 1])
-    assert not any(text.startswith("medians") for text in legend(one))
-    with pytest.raises(IndexError, match="batch must be below 5, got 5"):
-        plotting.fan(ds, batch=5)
-    for wrong in ("a", 1.0, True):
-        with pytest.raises(TypeError, match=rf"batch must be an integer or None, got {wrong!r}"):
-            plotting.fan(ds, batch=wrong)
-    # without a loss there is no gradient, and the fan is drawn all the same
-    assert "gradient" not in legend(plotting.fan(ds.drop_vars("log_gradient_norm")))
-
-
-def test_a_mode_that_dies_on_the_way_stops():
-    ln_s = np.array([[[-3.0, -np.inf], [-2.0, -np.inf], [-1.0, -2.0], [0.0, 0.0]]])
-    ds = xr.Dataset(
-        {"log_singular_values": (("batch", "time", "mode"), ln_s)}, coords={"lag": (("batch", "time"), [[3, 2, 1, 0]])}
-    )
-    (lines,) = [c for c in plotting.fan(ds).collections if isinstance(c, LineCollection)]
-    np.testing.assert_array_equal(lines.get_paths()[1].vertices, [[0, 0], [1, -2]])
-
-
-def test_a_median_takes_minus_infinity_for_the_least_number():
-    values = np.array([[-np.inf, -np.inf, 1.0], [-np.inf, 1.0, np.nan], [0.0, 2.0, 3.0]])
-    np.testing.assert_array_equal(plotting._quantile(values, 0.5), [-np.inf, 1.0, 2.0])
-    np.testing.assert_array_equal(plotting._quantile(values, 1.0), [0.0, 2.0, 3.0])
-    random = np.random.default_rng(0).standard_normal((11, 4))
-    np.testing.assert_array_equal(plotting._quantile(random, 0.1), np.quantile(random, 0.1, axis=0))
-
-
-def test_eigenvalues_are_where_they_belong(vanilla):
-    ax = plotting.eigenvalues(vanilla)
-    (points,) = ax.collections
-    np.testing.assert_array_equal(
-        points.get_offsets(), np.column_stack([vanilla.eigenvalue_real, vanilla.eigenvalue_imag])
-    )
-    assert [circle.radius for circle in ax.patches] == [1.0, pytest.approx(float(vanilla.spectral_radius))]
-    assert f"$\\sigma_1(W)$ = {float(vanilla.sigma_max):.3f}" in legend(ax)
-    small, large = ax.get_xlim()
-    assert large == -small == max(ax.get_ylim()) > max(1.0, float(vanilla.spectral_radius))
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -403,11 +196,6 @@ def test_what_is_not_a_dataset_is_named(figure):
         figure({})
 
 
-def test_a_gradient_of_zero_at_the_end_is_an_error(vanilla):
-    with pytest.raises(ValueError, match="decay needs a gradient at T, got ∂L/∂h_T = 0 in every sequence"):
-        plotting.decay(vanilla.assign(log_gradient_norm=xr.full_like(vanilla.log_gradient_norm, -np.inf)))
-
-
 @pytest.mark.parametrize("figure", FIGURES)
 def test_files_are_the_same_bytes_every_time(vanilla, tmp_path, figure):
     written = []
@@ -476,74 +264,3 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
     assert len(list(tmp_path.glob("*.pdf"))) == 4
-
-
-# --- The pseudospectrum ------------------------------------------------------------------------------------------
-
-
-def drawn_levels(ax):
-    """Return x, y and the contour set that the figure drew."""
-    (filled, *_) = [c for c in ax.collections if hasattr(c, "levels")]
-    return filled
-
-
-@pytest.mark.parametrize(
-    "W",
-    [
-        np.diag([0.5, -0.25]),
-        [[0.5, 4.0], [0.0, 0.5]],
-        0.2 * np.random.default_rng(0).standard_normal((30, 30)),
-        3.0 * np.eye(3, k=1),
-        np.zeros((2, 2)),
-        [[0.5]],
-    ],
-)
-def test_the_pseudospectrum_is_complete(W):
-    before = dict(mpl.rcParams)
-    ax = plotting.pseudospectrum(W)
-    assert dict(mpl.rcParams) == before
-    assert ax.get_aspect() == 1.0
-    assert ax.get_xlabel() == "Re $z$"
-    assert [round(float(p.radius), 9) for p in ax.patches] == [1.0]
-    title = ax.get_legend().get_title().get_text()
-    assert "nan" not in title
-    assert "inf" not in title
-    assert_inside(ax)
-    assert ax.figure.get_size_inches()[0] == 3.4
-
-
-def test_contours_of_a_normal_matrix_are_circles_about_its_eigenvalue():
-    filled = drawn_levels(plotting.pseudospectrum([[0.5]]))
-    levels = filled.levels
-    assert 3 <= len(levels) <= 15
-    for level, path in zip(levels[:-1], filled.get_paths(), strict=False):
-        vertices = path.vertices[np.abs(path.vertices).max(axis=1) < 1.1]  # not those on the frame
-        distance = np.log10(np.hypot(vertices[:, 0] - 0.5, vertices[:, 1]).clip(1e-9))
-        near = np.abs(levels[:, None] - distance).min(axis=0)
-        if level > -1:  # linear interpolation between grid points 0.014 apart
-            assert near.max() < 0.05
-
-
-def test_the_pseudospectrum_draws_what_it_says():
-    W = np.array([[0.5, 4.0], [0.0, 0.5]])
-    ax = plotting.pseudospectrum(W)
-    (boundary,) = [one for one in ax.lines if len(one.get_xdata()) > 100]
-    np.testing.assert_allclose(np.hypot(boundary.get_xdata() - 0.5, boundary.get_ydata()), 2.0, rtol=1e-9)
-    assert "$w$ = 2.5" in ax.get_legend().get_title().get_text()
-    points = [c.get_offsets() for c in ax.collections if len(c.get_offsets()) == 2]
-    np.testing.assert_allclose(points[0], [[0.5, 0.0], [0.5, 0.0]])
-    assert "without end" in plotting.pseudospectrum(1.1 * np.eye(2)).get_legend().get_title().get_text()
-
-
-def test_the_pseudospectrum_takes_axes_and_a_dataset_with_the_matrix(vanilla):
-    W = np.array([[0.5, 1.0], [0.0, 0.25]])
-    fig, (left, right) = plt.subplots(1, 2)
-    assert plotting.pseudospectrum(xr.Dataset({"recurrent_matrix": (("to", "from"), W)}), ax=right) is right
-    assert plt.get_fignums() == [fig.number]
-    assert not left.has_data()
-    with pytest.raises(ValueError, match=r"pseudospectrum needs the variable recurrent_matrix.*pass W itself"):
-        plotting.pseudospectrum(vanilla)
-    with pytest.raises(ValueError, match="at most 512 units, got 513"):
-        plotting.pseudospectrum(np.eye(513))
-    with pytest.raises(ValueError, match="square"):
-        plotting.pseudospectrum(np.ones((2, 3)))

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from drawing import assert_inside
 from matplotlib.patches import StepPatch
 
 import gradlab as gl
@@ -19,10 +20,7 @@ KINDS = ("gradient", "singular_value", "product")
 MASK = np.arange(T) < np.array([[12], [7], [1]])
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("close_figures")
 
 
 @pytest.fixture(scope="module", params=["lstm", "gru", "masked gru"])
@@ -127,14 +125,7 @@ def test_a_frame_is_complete_and_in_the_caller_s_style(ds) -> None:
     assert len(texts) == ds.sizes["path"] + 1
     assert not any("nan" in text or "_" in text for text in texts)
     assert ax.figure.get_size_inches()[0] == 3.4
-    ax.figure.draw_without_rendering()
-    width, height = ax.figure.bbox.size
-    for artist in (ax.get_legend(), ax.xaxis.label, ax.yaxis.label):
-        box = artist.get_window_extent()
-        assert box.x0 >= -1
-        assert box.y0 >= -1
-        assert box.x1 <= width + 1
-        assert box.y1 <= height + 1
+    assert_inside(ax)
     fig, own = plt.subplots()
     assert plotting.gate_paths(ds, ax=own) is own
     assert plt.get_fignums() == [1, fig.number]
