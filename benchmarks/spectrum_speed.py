@@ -3,7 +3,7 @@
 The others' values are wrong beyond the largest few (float64 holds no more); this is the price of the wrong answer. One
 process, the contenders take turns, medians are reported; NumPy and torch run with their own number of threads and with
 one, since threads inside BLAS do harm at these sizes, and the faster of the two counts. JAX runs in float64, compiled
-beforehand. The step Jacobians are those of a tanh network, gain 1.5.
+beforehand, as is gradlab. The step Jacobians are those of a tanh network, gain 1.5.
 
     python benchmarks/spectrum_speed.py              # some minutes; peers that are not installed are left out
     python benchmarks/spectrum_speed.py --quick      # small shapes, seconds
@@ -13,21 +13,18 @@ beforehand. The step Jacobians are those of a tanh network, gain 1.5.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from environment import environment
+from record import command_line, figure, out_folder, path_of, read_record, write_record
 from threadpoolctl import threadpool_limits
 
 import gradlab as gl
-from gradlab.results import write_text_atomically
 
-matplotlib.use("Agg")
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
 QUICK = ((2, 8, 40), (1, 16, 60))
 PAUSE = 0.1  # seconds between turns: worker threads of the one before go on spinning for a while
@@ -36,11 +33,9 @@ Contender = Callable[[], np.ndarray]
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small shapes, a few rounds")
+    parser = out_folder(command_line(__doc__, "small shapes, a few rounds"))
     parser.add_argument("--rounds", type=int, help="turns of each contender (default: 7, quick: 3)")
     parser.add_argument("--plot-only", action="store_true", help="draw from the JSON that is there")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
     return options
@@ -151,9 +146,9 @@ def check_largest(results: dict[str, np.ndarray], n: int, T: int) -> float:
 def main() -> None:
     """Run, print, write JSON, draw."""
     options = arguments()
-    path = options.out / ("spectrum_speed_quick.json" if options.quick else "spectrum_speed.json")
+    path = path_of("spectrum_speed", options)
     if options.plot_only:
-        draw(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+        draw(read_record(path), path)
         return
     rows = []
     for B, n, T in QUICK if options.quick else SHAPES:
@@ -179,28 +174,26 @@ def main() -> None:
         print(f"    gradlab takes {ratios}", flush=True)
         del J
     record = {"environment": environment(peers=("torch", "jax", "jaxlib")), "rounds": options.rounds, "rows": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    draw(record, path.with_suffix(".png"))
+    write_record(record, path)
+    draw(record, path)
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Draw the time per lag as bars, from the record alone."""
-    import matplotlib.pyplot as plt
-
     rows = record["rows"]
-    figure, axes = plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6), layout="constrained", squeeze=False)
-    for ax, row in zip(axes[0], rows, strict=True):
-        each = 1e6 / (row["shape"]["B"] * row["shape"]["T"])
-        names = list(row["median_s"])[::-1]
-        values = [row["median_s"][name] * each for name in names]
-        ax.barh(names, values, color=["C0" if name == "gradlab" else "0.7" for name in names])
-        ax.set_title(", ".join(f"{key} = {value}" for key, value in row["shape"].items()), fontsize=9)
-        ax.set_xlabel("µs per lag")
-        ax.spines[["top", "right"]].set_visible(False)
-        if ax is not axes[0, 0]:
-            ax.set_yticklabels([])
-    figure.savefig(path, dpi=150)
+    with figure(path, 1, len(rows), figsize=(1.7 * len(rows) + 0.9, 1.9)) as (_, axes):
+        for ax, row in zip(axes[0], rows, strict=True):
+            each = 1e6 / (row["shape"]["B"] * row["shape"]["T"])
+            names = list(row["median_s"])[::-1]
+            values = [row["median_s"][name] * each for name in names]
+            colours = ["C0" if name == "gradlab" else "0.75" for name in names]
+            bars = ax.barh(names, values, color=colours)
+            ax.bar_label(bars, [f"{value:.0f}" for value in values], padding=2, fontsize=6)
+            ax.set_title(", ".join(f"{key} = {value}" for key, value in row["shape"].items()))
+            ax.margins(x=0.18)
+            if ax is not axes[0, 0]:
+                ax.set_yticklabels([])
+        axes[0, len(rows) // 2].set_xlabel("µs per lag, medians; only gradlab's values are right beyond the largest")
 
 
 if __name__ == "__main__":
