@@ -126,8 +126,11 @@ def scaled(x: float, exponent: int) -> float:
 
 
 @compiled
-def multiply(step, F, C_high, C_low):
-    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low."""
+def multiply(step, F, C_high, C_low, C_size):
+    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low.
+
+    C_size = |step|ᵀ · |C|, to which its rounding is relative.
+    """
     n, zero = len(step), spread(0.0)
     columns = np.zeros((2, n))
     for i in range(0, n, 2):  # two rows at a time
@@ -136,9 +139,12 @@ def multiply(step, F, C_high, C_low):
             columns[1, k] = step[F.rows[k], i + 1] if i + 1 < n else 0.0
         for j in range(0, n, WIDTH):
             high = low = other_high = other_low = zero
+            size = other_size = zero
             for k in range(j, n):  # a row of the triangle is zero from its diagonal on
                 x, x_low = load(F.high, k, j), load(F.low, k, j)
+                x_size = larger(x, zero)
                 a = spread(columns[0, k])
+                size = fma(larger(a, zero), x_size, size)
                 product = a * x
                 rest = fma(a, x_low, fma(a, x, zero - product))
                 total = high + product
@@ -146,12 +152,15 @@ def multiply(step, F, C_high, C_low):
                 low = low + (((high - (total - part)) + (product - part)) + rest)
                 high = total
                 a = spread(columns[1, k])
+                other_size = fma(larger(a, zero), x_size, other_size)
                 product = a * x
                 rest = fma(a, x_low, fma(a, x, zero - product))
                 total = other_high + product
                 part = total - other_high
                 other_low = other_low + (((other_high - (total - part)) + (product - part)) + rest)
                 other_high = total
+            store(C_size, i, j, size)
+            store(C_size, i + 1, j, other_size)
             total = high + low
             store(C_high, i, j, total)
             store(C_low, i, j, low - (total - high))
@@ -190,13 +199,14 @@ def subtract_multiple(C_high, C_low, i, k, pivot, start, stop, left_size):
 
 
 @compiled
-def scale_rows(F, exponents, C_high, C_low):
-    """C_high + C_low = diag(2^exponents) · C, rows in their own order."""
+def scale_rows(F, exponents, C_high, C_low, C_size):
+    """C_high + C_low = diag(2^exponents) · C, rows in their own order; there is no rounding, C_size = 0."""
     for k in range(len(exponents)):
         i = F.rows[k]
         factor = power_of_two(exponents[i])
         C_high[i] = factor * F.high[k]
         C_low[i] = factor * F.low[k]
+        C_size[i] = 0.0
 
 
 @compiled
@@ -209,11 +219,12 @@ def exchange(A, a, b):
 
 
 @compiled
-def exchange_columns(C_high, C_low, F, columns, left_size, a, b):
+def exchange_columns(C_high, C_low, C_size, F, columns, left_size, a, b):
     """Exchange two columns of C and what belongs to them."""
     for i in range(len(columns)):
         C_high[i, a], C_high[i, b] = C_high[i, b], C_high[i, a]
         C_low[i, a], C_low[i, b] = C_low[i, b], C_low[i, a]
+        C_size[i, a], C_size[i, b] = C_size[i, b], C_size[i, a]
     left_size[0, a], left_size[0, b] = left_size[0, b], left_size[0, a]
     F.mantissa[a], F.mantissa[b] = F.mantissa[b], F.mantissa[a]
     F.exponent[a], F.exponent[b] = F.exponent[b], F.exponent[a]
@@ -221,7 +232,7 @@ def exchange_columns(C_high, C_low, F, columns, left_size, a, b):
 
 
 @compiled
-def eliminate(C_high, C_low, F, columns, left_size):
+def eliminate(C_high, C_low, C_size, F, columns, left_size):
     """C[rows][:, columns] = L · R, in the place of C, by complete pivoting on C · diag(d); the scales d go along.
 
     The pivot is the largest entry of the column whose scaled size is largest, so that no entry of L, nor of R in scale,
@@ -230,6 +241,7 @@ def eliminate(C_high, C_low, F, columns, left_size):
     Args:
         C_high: [n + 1, padded], the last row zero.
         C_low: the same.
+        C_size: the same, what the rounding of C is relative to.
         F: gives d, and takes the new order of d and of the rows.
         columns: takes the order of the columns.
         left_size: [1, padded] for the largest entry of each column in what is left.
@@ -242,7 +254,13 @@ def eliminate(C_high, C_low, F, columns, left_size):
         F.rows[j] = columns[j] = j
         if F.mantissa[j] == 0.0:  # counts for nothing: must not decide the order of rows, nor feed noise into zeros
             for i in range(n):
+                for m in range(n):  # but for the noise that columns which count have of it
+                    C_size[i, m] += abs(C_high[i, j] * F.turned[m, j])
                 C_high[i, j] = C_low[i, j] = 0.0
+    for j in range(n):
+        if F.mantissa[j] == 0.0:
+            for i in range(n):
+                C_size[i, j] = 0.0
     for j in range(0, n, WIDTH):
         size = spread(0.0)
         for i in range(n):
@@ -263,10 +281,13 @@ def eliminate(C_high, C_low, F, columns, left_size):
                     for j in range(k, rank):
                         if C_high[i, m] * C_high[m, j] != 0.0:
                             F.flags[:] = True
+                for j in range(k, rank):
+                    if C_size[i, j] != 0.0:
+                        F.flags[:] = True
             rank = k
             break
         if column != k:
-            exchange_columns(C_high, C_low, F, columns, left_size, k, column)
+            exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, column)
         row = k
         for i in range(k + 1, n):
             if abs(C_high[i, k]) > abs(C_high[row, k]):
@@ -274,15 +295,17 @@ def eliminate(C_high, C_low, F, columns, left_size):
         if row != k:
             exchange(C_high, k, row)
             exchange(C_low, k, row)
+            exchange(C_size, k, row)
             F.rows[k], F.rows[row] = F.rows[row], F.rows[k]
         for j in range(k // WIDTH * WIDTH, rank, WIDTH):
             high, low = load(C_high, k, j), load(C_low, k, j)
             total = high + low
             store(C_high, k, j, total)
             store(C_low, k, j, low - (total - high))
-        reduced_from = abs(C_high[k, k])
+        reduced_from = abs(C_high[k, k]) + C_size[k, k]
         for i in range(k):
-            reduced_from += abs(C_high[k, i] * C_high[i, k])
+            reduced_from += abs(C_high[k, i]) * (abs(C_high[i, k]) + C_size[i, k])
+            reduced_from += C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
         if abs(C_high[k, k]) <= SINGULAR * reduced_from:
             F.flags[0] = True
         if abs(C_high[k, k]) <= LOST * reduced_from:
@@ -292,7 +315,7 @@ def eliminate(C_high, C_low, F, columns, left_size):
             for i in range(k, n):
                 C_high[i, k] = C_low[i, k] = 0.0
             if rank != k:
-                exchange_columns(C_high, C_low, F, columns, left_size, k, rank)
+                exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, rank)
             continue
         inverse = 1.0 / C_high[k, k]
         inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
@@ -366,7 +389,7 @@ def rescale(mantissa, exponent, factors):
 
 
 @compiled
-def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
+def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, room):
     """Carry `turned` E and `error` through C·(I + E) = L·(I + E')·R: E' = (R·E + what is new)·R⁻¹.
 
     What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
@@ -380,9 +403,9 @@ def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
             for m in range(n):
                 weights[i - j, m] = abs(Rt[i, m])
                 weights[i - j + 2, m] = F.turned[columns[i], columns[m]]
-        for k in range(0, n, WIDTH):
-            store(M, j, k, spread(0.0))
-            store(M, j + 1, k, spread(0.0))
+        for k in range(n):
+            M[j, k] = C_size[k, j]
+            M[j + 1, k] = C_size[k, j + 1] if j + 1 < n else 0.0
         add_combinations(M, j, weights, 0, L_size, 0, min(j + 2, n), n)  # reduced from numbers as large as |L|·|R|
         for k in range(0, n, WIDTH):
             store(M, j, k, load(examples, pattern + j, k) * load(M, j, k))
@@ -395,8 +418,6 @@ def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
         inverse = spread(1.0 / Rt[j, j]) if j < rank else spread(0.0)
         for k in range(0, n, WIDTH):
             store(M, j, k, inverse * load(M, j, k))
-        for k in range(rank, n):
-            M[j, k] = 0.0
     in_scale(M, F.mantissa, F.exponent, pivots, room)
     before = F.error.copy()
     for k in range(n):
@@ -410,7 +431,7 @@ def count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, room):
 
 
 @compiled
-def refactor(C_high, C_low, F, examples, work):
+def refactor(C_high, C_low, C_size, F, examples, work):
     """Put C · diag(d) · Y into F, for the d and Y of F and a C that is overwritten, without ever forming C · diag(d).
 
     C = L·R with R upper triangular, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_kj = (R_kj/r_k)·(d_j/d_k) for
@@ -419,6 +440,7 @@ def refactor(C_high, C_low, F, examples, work):
     Args:
         C_high: [n + 1, padded], rows in their own order, and one of zeros.
         C_low: the same.
+        C_size: the same, as in `eliminate`.
         F: the product, its C apart.
         examples: `examples_of_rounding`.
         work: room, [5, n + 1, padded].
@@ -426,7 +448,7 @@ def refactor(C_high, C_low, F, examples, work):
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
     Rt, Ut, M, Y, L_size = work
-    rank = eliminate(C_high, C_low, F, columns, np.empty((1, C_high.shape[1])))
+    rank = eliminate(C_high, C_low, C_size, F, columns, np.empty((1, C_high.shape[1])))
     for j in range(n):
         for k in range(C_high.shape[1]):
             Rt[j, k] = C_high[k, j] if k <= j and k < rank else 0.0
@@ -439,7 +461,7 @@ def refactor(C_high, C_low, F, examples, work):
     for k in range(n):
         F.Y[k] = Y[columns[k]]
     apply_triangle(Ut, F.Y)
-    count_rounding(F, Rt, L_size, rank, columns, pivots, examples, M, Ut)
+    count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, Ut)
     rescale(F.mantissa, F.exponent, pivots)
     for k in range(n):
         F.high[k] = 0.0
@@ -494,7 +516,7 @@ def sweep(F, J, wanted, examples, out):
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
     unit = np.empty((n, n))
-    C_high, C_low = np.zeros((2, n + 1, F.high.shape[1]))  # the last row makes their number even
+    C_high, C_low, C_size = np.zeros((3, n + 1, F.high.shape[1]))  # the last row makes their number even
     work = np.zeros((5, n + 1, F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
@@ -512,13 +534,13 @@ def sweep(F, J, wanted, examples, out):
                 for i in range(n):
                     e = exponents[i] - shift
                     part[i] = e if exponents[i] == ZERO_EXPONENT else e * (p + 1) // parts - e * p // parts
-                scale_rows(F, part, C_high, C_low)
-                refactor(C_high, C_low, F, examples, work)
-        multiply(unit, F, C_high, C_low)
+                scale_rows(F, part, C_high, C_low, C_size)
+                refactor(C_high, C_low, C_size, F, examples, work)
+        multiply(unit, F, C_high, C_low, C_size)
         for k in range(n):
             if F.mantissa[k] != 0.0:
                 F.exponent[k] += shift
-        refactor(C_high, C_low, F, examples, work)
+        refactor(C_high, C_low, C_size, F, examples, work)
         if wanted[s]:
             m -= 1
             out.high[m] = F.high
