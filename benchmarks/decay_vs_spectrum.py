@@ -4,9 +4,9 @@ Tanh, ReLU, LSTM and GRU networks over recurrent gains, several of each cell and
 training on real sequences. Every network has a seed of its own for its weights, its split of the data and the order of
 its batches, so that networks are independent given the data set. Writes to --out: the dataset (.nc), the table (.csv,
 booktabs .tex), two figures (.pdf, .png), and the provenance with the summary (.json); every finished run is kept under
-runs/ and skipped by --resume, if the code that made it is the present one.
+runs/, a store of `gradlab.sweep`, and skipped by --resume, if the code that made it is the present one.
 
-    python benchmarks/decay_vs_spectrum.py            # at most 10 minutes on 2 cores
+    python benchmarks/decay_vs_spectrum.py            # at most 10 minutes on 2 cores; --workers N: in N processes
     python benchmarks/decay_vs_spectrum.py --quick    # about half a minute, one network each: no intervals
 """
 
@@ -20,17 +20,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
-from decay_vs_spectrum_report import collect, draw_anatomy, draw_overview, latex, sentences, summarise, table
-from tqdm import tqdm
+from decay_vs_spectrum_figures import draw_anatomy, draw_overview
+from decay_vs_spectrum_report import collect, latex, sentences, summarise, table
 
 import gradlab as gl
+from gradlab.experiment import CELLS, DATA
 from gradlab.results import SCHEMA_VERSION, provenance, write_text_atomically
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported by the first run, and talks
 
 DEFAULT_GAINS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
-CHOICES = {"cells": ("tanh", "relu", "lstm", "gru"), "data": ("digits", "vowels", "adding", "noise")}
+CHOICES = {"cells": CELLS, "data": tuple(DATA)}
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--units", type=int, help="units n per gate (default: 32)")
     parser.add_argument("--seeds", type=int, help="networks of each cell and gain (default: 3)")
     parser.add_argument("--epochs", type=int, help="epochs of training (default: 12; noise: 0)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="make the runs in this many processes (default: in this one)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="make the runs on the Dask cluster at tcp://HOST:PORT")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -57,8 +60,9 @@ def arguments() -> argparse.Namespace:
     for name, value in (small if options.quick else full).items():
         if getattr(options, name) is None:
             setattr(options, name, 0 if name == "epochs" and options.data == "noise" else value)
-    if options.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {options.seeds}")
+    for name in ("seeds", "workers"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     return options
 
 
@@ -93,27 +97,6 @@ def experiments(options: argparse.Namespace) -> list[gl.Experiment]:
     ]
 
 
-def finished(path: Path, now: dict[str, str | int]) -> bool:
-    """Whether a run is on disk, whole, and made by the code whose `provenance` is `now`; if not, say why."""
-    if not path.exists():
-        return False
-    try:
-        then = gl.load(path).attrs
-    except (ValueError, OSError) as error:
-        tqdm.write(f"{path} is not usable and is made again: {error}", file=sys.stderr)
-        return False
-    why = None
-    for name, what in (("gradlab_version", "gradlab"), ("commit", "commit")):
-        if then.get(name) != now[name]:
-            why = why or f"by {what} {then.get(name)}, not {now[name]},"
-    # while the present code is dirty itself, nothing tells one uncommitted change from another: main warns of that
-    if then.get("dirty") is True and now["dirty"] is False:
-        why = why or "with uncommitted changes"
-    if why:
-        tqdm.write(f"{path} was made {why} and is made again", file=sys.stderr)
-    return why is None
-
-
 def main() -> None:
     """Run, collect, write, print."""
     options, started = arguments(), time.perf_counter()
@@ -121,22 +104,17 @@ def main() -> None:
         wanted = experiments(options)
     except (ValueError, TypeError) as error:
         raise SystemExit(f"decay_vs_spectrum.py: {error}") from None
-    runs = options.out / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    found: list[xr.Dataset] = []
-    reused, now = 0, provenance()
-    if options.resume and now["dirty"] is True:
+    if options.resume and provenance()["dirty"] is True:
         print("--resume: the tree is dirty; runs of its commit are kept, whatever changed since", file=sys.stderr)
-    with tqdm(wanted, unit="run", dynamic_ncols=True) as progress:
-        for experiment in progress:
-            progress.set_description(f"{experiment.cell} g={experiment.gain:g} seed={experiment.seed}")
-            path = runs / f"{experiment.key}.nc"
-            if options.resume and finished(path, now):
-                reused += 1
-                found.append(gl.load(path))
-                continue
-            found.append(gl.run(experiment))
-            gl.save(found[-1], path)
+    reuse = "same-code" if options.resume else "none"
+    try:
+        swept = gl.sweep(wanted, options.out / "runs", options.scheduler, workers=options.workers, reuse=reuse)
+    except (gl.StoreError, ConnectionError, ImportError) as error:
+        raise SystemExit(f"decay_vs_spectrum.py: {error}") from None
+    wanted = [one for one in swept.experiments if one not in swept.failed]
+    if not wanted:
+        raise SystemExit(f"decay_vs_spectrum.py: every run failed; the tracebacks are in {options.out / 'runs'}")
+    found = [swept.store.load(one) for one in wanted]
     ds = collect(found)
     ds.attrs |= provenance() | {"schema_version": SCHEMA_VERSION, "title": "Measured decay and what predicts it"}
     stem = options.out / "decay_vs_spectrum"
@@ -153,7 +131,8 @@ def main() -> None:
         "provenance": {name: value for name, value in ds.attrs.items() if name != "experiments"},
         "experiments": json.loads(ds.attrs["experiments"]),
         "runs": len(wanted),
-        "reused": reused,
+        "reused": swept.kept,
+        "failed": {one.key: why for one, why in swept.failed.items()},
         "wall_seconds": round(time.perf_counter() - started, 1),
         "predictors": summary.astype(object).where(summary.notna(), None).to_dict(orient="records"),
         "sentences": spoken,
@@ -164,7 +143,13 @@ def main() -> None:
         print("\nPredicted minus measured rate, nats per step:")
         print(summary.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="—"))
     print("\n" + "\n".join(spoken))
-    print(f"\n{len(wanted)} runs ({reused} reused) in {record['wall_seconds']:.0f} s; written to {stem}.*")
+    if swept.failed:
+        print(f"\n{len(swept.failed)} runs failed and are missing above; --resume tries them again:", file=sys.stderr)
+        for one, why in swept.failed.items():
+            print(f"  {one.key}: {why}", file=sys.stderr)
+    print(f"\n{len(wanted)} runs ({swept.kept} reused) in {record['wall_seconds']:.0f} s; written to {stem}.*")
+    if swept.failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -43,10 +43,23 @@ _HOME = {
     "interval": "comparison",
     "compare": "comparison",
     "check_convergence": "convergence",
+    # a model in training
+    "GradientTracker": "tracking",
+    "schedules": "schedules",
+    "layer_gradients": "probe",
+    "gradient_left_out": "output_gradients",
+    "credit_by_lag": "credit",
+    "clipping_audit": "clipping_effects",
+    "fixes": "fixes",
     # put together
     "analyze": "analysis",
     "Experiment": "experiment",
-    "run": "experiment",
+    "run": "runs",
+    "read_experiments": "experiment",
+    "sweep": "sweeps",
+    "Store": "store",
+    "StoreError": "store",
+    "open_store": "collection",
     "tasks": "tasks",
     "testing": "testing",
     "plot": "plotting",
@@ -54,16 +67,21 @@ _HOME = {
     "load": "results",
 }
 
+_MODULES = ("bounds", "predictions", "tasks", "testing", "plot", "schedules", "fixes")  # stand for themselves
+
 if TYPE_CHECKING:
-    from gradlab import bounds, predictions, tasks, testing
+    from gradlab import bounds, fixes, predictions, schedules, tasks, testing
     from gradlab import plotting as plot
     from gradlab.analysis import analyze
     from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
     from gradlab.cells import VanillaRNNCell
+    from gradlab.clipping_effects import clipping_audit
+    from gradlab.collection import open_store
     from gradlab.comparison import compare, interval
     from gradlab.convergence import check_convergence
+    from gradlab.credit import credit_by_lag
     from gradlab.decay import decay_budget, fit_decay
-    from gradlab.experiment import Experiment, run
+    from gradlab.experiment import Experiment, read_experiments
     from gradlab.gates import gate_spectra
     from gradlab.gradients import state_gradients
     from gradlab.horizon import reliability_horizon
@@ -71,16 +89,25 @@ if TYPE_CHECKING:
     from gradlab.lazy import LazyStepJacobians
     from gradlab.leading import leading_singular_values
     from gradlab.lyapunov import lyapunov_exponents
+    from gradlab.output_gradients import gradient_left_out
     from gradlab.paths import gate_paths
+    from gradlab.probe import layer_gradients
     from gradlab.products import log_singular_values
     from gradlab.results import load, save
+    from gradlab.runs import run
     from gradlab.spectrum import recurrent_spectrum, spectral_radius
     from gradlab.step import as_step
+    from gradlab.store import Store, StoreError
+    from gradlab.sweeps import sweep
+    from gradlab.tracking import GradientTracker
     from gradlab.trajectory import Trajectory, rollout
 
 __all__ = [
     "Experiment",
+    "GradientTracker",
     "LazyStepJacobians",
+    "Store",
+    "StoreError",
     "Trajectory",
     "VanillaRNNCell",
     "activation_slopes",
@@ -88,28 +115,37 @@ __all__ = [
     "as_step",
     "bounds",
     "check_convergence",
+    "clipping_audit",
     "compare",
+    "credit_by_lag",
     "decay_budget",
     "entropy_rate",
     "fit_decay",
+    "fixes",
     "gate_paths",
     "gate_spectra",
+    "gradient_left_out",
     "interval",
     "kaplan_yorke_dimension",
+    "layer_gradients",
     "leading_singular_values",
     "load",
     "log_singular_values",
     "lyapunov_exponents",
+    "open_store",
     "plot",
     "predictions",
+    "read_experiments",
     "recurrent_spectrum",
     "reliability_horizon",
     "rollout",
     "run",
     "save",
+    "schedules",
     "spectral_radius",
     "state_gradients",
     "step_jacobians",
+    "sweep",
     "tasks",
     "testing",
 ]
@@ -119,7 +155,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"gradlab has no {name!r}; it has {sorted(_HOME)}")
     module = import_module(f"gradlab.{_HOME[name]}")
-    value = module if name in ("bounds", "predictions", "tasks", "testing", "plot") else getattr(module, name)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,56 +1,78 @@
-"""One run, described by values: a network is made, trained, and analysed before and after."""
+"""The description of a run: values alone, checked, hashed, and read from TOML or JSON. No TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import difflib
 import hashlib
+import itertools
 import json
-import warnings
-from collections.abc import Callable
+import math
+import os
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-import xarray as xr
-
-from gradlab import tasks
-from gradlab.analysis import analyze, exponents_along
-from gradlab.cells import VanillaRNNCell
-from gradlab.jacobian import step_jacobians
-from gradlab.trajectory import rollout
-from gradlab.validation import Array, positive_integer
-from gradlab.variables import VARIABLES
+from gradlab.validation import positive_integer
 
 CELLS = ("tanh", "relu", "lstm", "gru")
-DATA = ("digits", "vowels", "adding", "noise")
-STAGES = ("initial", "trained")
+INITIALIZERS = ("gaussian", "orthogonal", "glorot", "identity")
+DATA = {"digits": None, "vowels": None, "adding": 100, "noise": 100}  # steps where they can be chosen
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+MEASURES = ("analysis", "decay", "held_out")
+CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What is trained and measured; the same description gives the same numbers on the same machine.
 
+    A field added later has a default that means what was done before it was there, and defaults never change: `hash`
+    and `key` leave out what is at its default, so that results keep their names.
+
     Attributes:
         cell: "tanh" or "relu" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
-        gain: g of the recurrent matrices at initialisation, W_ij ~ N(0, g²/n), every gate alike.
+        gain: g, the size of the recurrent matrices at initialisation, every gate alike.
         seed: of the weights, the order of the batches and the data.
-        data: "digits" (64 pixel steps), "vowels" (masked, up to 29 steps), "adding" (100 steps), "noise" (100 steps of
-            white noise, nothing to learn).
+        data: "digits" (64 pixel steps), "vowels" (masked, up to 29 steps), "adding", "noise" (white noise, nothing to
+            learn).
         units: n of each gate.
         epochs: passes over the training data; 0 analyses the initial network alone.
         batch_size: sequences per training step.
-        learning_rate: of Adam.
-        clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis).
+        learning_rate: of the optimiser.
+        clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis), None for
+            no such clipping. At most one of the three kinds of clipping is given.
         probes: number of test sequences analysed.
         held_out: number of further test sequences, on which the Lyapunov exponents alone are measured: what they say of
             the decay on the probes is a forecast, for neither the training nor the decay has seen these.
+        initializer: of the recurrent matrix of each gate: "gaussian", W_ij ~ N(0, g²/n); "orthogonal", g·Q with Q
+            Haar-distributed; "glorot", uniform with variance g²/n; "identity", g·I (see `RecurrentInitializer`).
+        forget_bias: of the forget gate of an LSTM or the update gate of a GRU, a number; "chrono" for
+            ln U[1, T − 1] (Tallec & Ollivier 2018), with its negative for the input gate of an LSTM; None for what
+            Keras has, 1 for an LSTM and 0 for a GRU.
+        length: T of "adding" and "noise", None for 100; the other data have a length of their own.
+        samples: training sequences of "adding" (None for 2000) and "noise" (None for 64).
+        optimizer: "adam", "sgd" or "rmsprop", as in Keras.
+        momentum: of "sgd".
+        clip_value: the size at which every entry of the gradient is clipped.
+        global_clip_norm: the norm at which the gradient of all weights together is clipped (Pascanu et al. 2013).
+        measured: what is measured: "analysis", everything of `analyze` on the probes; "decay", its gradients and
+            fitted decay alone, for networks too large for all singular values; "held_out", Lyapunov exponents on the
+            held-out sequences. Empty for the learning curves alone.
+        measured_at: after which epochs, increasing; None for before and after training.
 
     Raises:
-        ValueError: an unknown cell or data set, numbers out of range, epochs on data with nothing to learn.
-        TypeError: counts that are not integers.
+        ValueError: an unknown choice, a number out of range, or fields that contradict each other.
+        TypeError: a value of the wrong type.
+
+    Example:
+        >>> experiment = Experiment("lstm", gain=1.2, forget_bias="chrono", data="adding", length=50)
+        >>> experiment.key
+        'lstm-adding-7a35b1cf2a929fd8'
+        >>> Experiment.from_dict(experiment.as_dict()) == experiment
+        True
     """
 
     cell: str
@@ -61,269 +83,256 @@ class Experiment:
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 3e-3
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     probes: int = 8
     held_out: int = 8
+    initializer: str = "gaussian"
+    forget_bias: float | str | None = None
+    length: int | None = None
+    samples: int | None = None
+    optimizer: str = "adam"
+    momentum: float = 0.0
+    clip_value: float | None = None
+    global_clip_norm: float | None = None
+    measured: tuple[str, ...] = ("analysis", "held_out")
+    measured_at: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        for name, value, choices in (("cell", self.cell, CELLS), ("data", self.data, DATA)):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+        """Check every value, and bring those that are equal to one form: 1 and 1.0 name the same run."""
+        for name, choices in (
+            ("cell", CELLS),
+            ("data", tuple(DATA)),
+            ("initializer", INITIALIZERS),
+            ("optimizer", OPTIMIZERS),
+        ):
+            _one_of(name, getattr(self, name), choices)
         for name in ("units", "batch_size", "probes", "held_out"):
-            positive_integer(name, getattr(self, name))
-        for name in ("gain", "learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+            self._set(name, positive_integer(name, getattr(self, name)))
+        for name in ("length", "samples"):
+            if getattr(self, name) is not None:
+                self._set(name, positive_integer(name, getattr(self, name)))
         for name in ("seed", "epochs"):
+            self._set(name, _count(name, getattr(self, name)))
+        for name in ("gain", "learning_rate"):
+            self._set(name, _positive(name, getattr(self, name)))
+        for name in CLIPS:
+            if getattr(self, name) is not None:
+                self._set(name, _positive(name, getattr(self, name)))
+        if not _is_number(self.momentum) or not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be a number in [0, 1), got {self.momentum!r}")
+        self._set("momentum", float(self.momentum))
+        self._check_forget_bias()
+        self._check_measured()
+        self._check_contradictions()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_forget_bias(self) -> None:
+        if self.forget_bias is None or self.forget_bias == "chrono":
+            pass
+        elif _is_number(self.forget_bias) and math.isfinite(float(self.forget_bias)):
+            self._set("forget_bias", float(self.forget_bias))
+        else:
+            raise ValueError(f'forget_bias must be a finite number, "chrono" or None, got {self.forget_bias!r}')
+
+    def _check_measured(self) -> None:
+        for name in ("measured", "measured_at"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+            if isinstance(value, str) or not isinstance(value, list | tuple | None):
+                raise TypeError(f"{name} must be a list, got {value!r}; put brackets around it")
+        for one in self.measured:
+            _one_of("measured", one, MEASURES)
+        self._set("measured", tuple(name for name in MEASURES if name in self.measured))
+        if {"analysis", "decay"} <= set(self.measured):
+            raise ValueError('measured has "analysis" and "decay", and the first contains the second; leave one out')
+        if not self.measured and (self.measured_at is not None or not self.epochs):
+            raise ValueError(f"measured must name one of {list(MEASURES)} unless the learning curves alone are wanted")
+        if self.measured_at is None:
+            return
+        at = tuple(_count("measured_at", epoch) for epoch in self.measured_at)
+        if not at or list(at) != sorted(set(at)) or at[-1] > self.epochs:
+            raise ValueError(f"measured_at must be increasing epochs from 0 to epochs={self.epochs}, got {list(at)}")
+        # the default by another name is the same run
+        self._set("measured_at", None if at == self._start_and_end else at)
+
+    def _check_contradictions(self) -> None:
         if self.data == "noise" and self.epochs:
             raise ValueError(f"white noise has nothing to learn, got epochs={self.epochs}; set epochs=0")
+        if DATA[self.data] is None:
+            free = [name for name, steps in DATA.items() if steps]
+            for name in ("length", "samples"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f'{name} goes with data in {free}, got {name}={getattr(self, name)} and "{self.data}"'
+                    )
+        if self.length is not None and self.length < 2:
+            raise ValueError(f"length must be at least 2, got {self.length}")
+        if self.forget_bias is not None and self.cell not in ("lstm", "gru"):
+            raise ValueError(f'forget_bias goes with cell "lstm" or "gru", got it with "{self.cell}"')
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f'momentum goes with optimizer "sgd", got momentum={self.momentum} and "{self.optimizer}"')
+        clips = [f"{name}={getattr(self, name)}" for name in CLIPS if getattr(self, name) is not None]
+        if len(clips) > 1:
+            raise ValueError(
+                f"at most one of {list(CLIPS)} must be given, got {' and '.join(clips)}; set the others to None"
+            )
+
+    @property
+    def _start_and_end(self) -> tuple[int, ...]:
+        return (0, self.epochs) if self.epochs else (0,)
+
+    @property
+    def stages(self) -> dict[int, str]:
+        """The epochs after which the network is measured, in order, with their names in the dataset."""
+        at = self._start_and_end if self.measured_at is None else self.measured_at
+        names = {self.epochs: "trained", 0: "initial"}  # in this order: with no epochs there is no training
+        return {epoch: names.get(epoch, f"epoch {epoch}") for epoch in at} if self.measured else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON has them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """The SHA-256 of the description: of the fields that are not at their default, by name."""
+        content = {name: value for name, value in self.as_dict().items() if getattr(self, name) != _DEFAULTS.get(name)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def key(self) -> str:
-        """A name for the result, from the content of the description alone."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"{self.cell}-{self.data}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        """A name for the result: cell, data and the first 64 bits of `hash`."""
+        return f"{self.cell}-{self.data}-{self.hash[:16]}"
+
+    @classmethod
+    def from_dict(cls, description: Experiment | Mapping[str, Any]) -> Experiment:
+        """Return the experiment that a table of JSON or TOML describes; "none" stands for None, which TOML lacks.
+
+        Raises:
+            ValueError: a key is unknown or "cell" is missing, and as the class does.
+            TypeError: as the class does, or not a table.
+
+        Example:
+            >>> Experiment.from_dict({"cell": "tanh", "gian": 1.5})
+            Traceback (most recent call last):
+            ...
+            ValueError: unknown key 'gian' (did you mean 'gain'?); an experiment has ['cell', 'gain', 'seed', ...]
+        """
+        if isinstance(description, cls):
+            return description
+        if not isinstance(description, Mapping):
+            raise TypeError(f"a description must be an Experiment or a table of its fields, got {description!r}")
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for key in description:
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, 1)
+                raise ValueError(
+                    f"unknown key {key!r}{f' (did you mean {near[0]!r}?)' if near else ''}; an experiment has {fields}"
+                )
+        if "cell" not in description:
+            raise ValueError(f"an experiment needs the key 'cell', one of {list(CELLS)}, got {dict(description)}")
+        values: dict[str, Any] = {key: None if value == "none" else value for key, value in description.items()}
+        return cls(**values)
 
 
-def load_task(experiment: Experiment) -> tasks.Task:
-    """Return the data of an experiment."""
-    if experiment.data == "digits":
-        return tasks.digits("pixels", seed=experiment.seed)
-    if experiment.data == "vowels":
-        return tasks.vowels()
-    if experiment.data == "adding":
-        return tasks.adding(100, 2000, seed=experiment.seed)
-    tested = experiment.probes + experiment.held_out
-    return tasks.noise(100, 64, 4, seed=experiment.seed, test_samples=tested)
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(Experiment) if field.default is not dataclasses.MISSING
+}
 
 
-def run(experiment: Experiment) -> xr.Dataset:
-    """Make the network, analyse it, train it, analyse it again.
+def read_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
+    r"""Read descriptions from a TOML or JSON file.
 
-    Training is Keras's `fit` with Adam on the (categorical) cross-entropy, or on the squared error for a regression, in
-    float32; the analysis runs in float64 on the first `probes` test sequences, with the same loss for each of them.
+    A table whose keys are fields of `Experiment` is one run. The table ``grid`` holds lists: every combination of them
+    is a run, the last key varying fastest. The list ``runs`` holds tables, each a run, or a grid, of its own over what
+    stands beside it. A JSON file may also be a list of descriptions.
 
     Args:
-        experiment: what to do.
+        path: the file, ending in .toml or .json.
 
     Returns:
-        The dataset of `analyze` with one more dim, stage ("initial", "trained"), the Lyapunov exponents along the next
-        `held_out` test sequences over dim held_out, and the learning curve over dim epoch. A network that left the
-        finite numbers, on a probe or a held-out sequence, has NaN throughout that stage, and the attribute
-        ``status_<stage>`` says why.
+        The experiments in the order of the file.
 
     Raises:
-        ValueError: no stage could be analysed, or there are fewer test sequences than `probes` and `held_out`.
+        FileNotFoundError: there is no such file.
+        ValueError: neither TOML nor JSON, or a description is wrong; the message names file, run and key.
 
     Example:
-        >>> ds = run(Experiment("tanh", gain=0.9, data="noise", units=4, epochs=0, probes=2))
-        >>> ds.sizes["stage"], ds.attrs["status_initial"]
-        (1, 'ok')
+        >>> import tempfile
+        >>> text = 'cell = "tanh"\nunits = 8\n[grid]\ngain = [0.5, 1.5]\nseed = [0, 1]'
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "runs.toml"
+        ...     _ = path.write_text(text)
+        ...     [(one.units, one.gain, one.seed) for one in read_experiments(path)]
+        [(8, 0.5, 0), (8, 0.5, 1), (8, 1.5, 0), (8, 1.5, 1)]
     """
-    task = load_task(experiment)
-    network = _network(experiment, task)
-    probe = slice(0, experiment.probes)
-    other = slice(experiment.probes, experiment.probes + experiment.held_out)
-    if other.stop > len(task.test_inputs):
-        raise ValueError(
-            f"probes and held_out must be at most the {len(task.test_inputs)} test sequences of {experiment.data}"
-            f" together, got {experiment.probes} and {experiment.held_out}"
-        )
-    inputs, mask = _part(task.test_inputs, probe), _part(task.test_mask, probe)
-    targets = _part(task.test_targets, probe)
-
-    def measure() -> xr.Dataset:
-        loss = None if targets is None else _probe_loss(network.readout, experiment, task, targets)
-        ds = analyze(network.layer, inputs, loss, mask=mask, seed=experiment.seed)
-        traj = rollout(network.layer, _part(task.test_inputs, other), mask=_part(task.test_mask, other))
-        names = ("held_out_lyapunov_exponent", "held_out_lyapunov_standard_error")
-        for name, values in zip(names, exponents_along(traj, step_jacobians(traj)), strict=True):
-            dims, long_name, units, formula = VARIABLES[name]
-            ds[name] = (dims, values, {"long_name": long_name, "units": units, "formula": formula})
-        return ds
-
-    curves: dict[str, Array] = {}
-    with warnings.catch_warnings(record=True) as caught:  # they go with the numbers, not past them on the screen
-        warnings.simplefilter("always", RuntimeWarning)
-        found: dict[str, xr.Dataset | str] = {"initial": _attempt(measure)}
-        if experiment.epochs:
-            curves = _train(network.model, experiment, task)
-            found["trained"] = _attempt(measure)
-    ds = _stacked(found)
-    for name, values in curves.items():
-        ds[name] = ("epoch", values)
-    if curves:
-        ds = ds.assign_coords(epoch=np.arange(1, experiment.epochs + 1))
-    ds.attrs |= {
-        "experiment": json.dumps(dataclasses.asdict(experiment)),
-        "baseline": task.baseline,
-        "metric": task.metric,
-        "data_source": task.source,
-        "warnings": sorted({str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)}),
-        "seed": experiment.seed,
-    }
-    return ds
-
-
-def _part(values: Any, which: slice) -> Any:
-    """Return some of the sequences, where there is anything to take them from."""
-    return None if values is None else values[which]
-
-
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """A compiled model with its traced training step; weights and optimiser state are set anew for every run."""
-
-    layer: Any
-    readout: Any
-    model: keras.Model
-    optimizer_start: list[Any]
-
-    def restart(self, experiment: Experiment) -> None:
-        """Put the weights and the optimiser where the description says that they start."""
-        features = self.layer.cell.kernel.shape[0]
-        fresh = _initial_cell(experiment)
-        fresh.build((None, features))
-        self.layer.cell.set_weights(fresh.get_weights())
-        kernel, bias = self.readout.get_weights()
-        draw = keras.initializers.GlorotUniform(seed=_weight_seeds(experiment.seed)[2])
-        self.readout.set_weights([np.asarray(draw(kernel.shape)), np.zeros_like(bias)])
-        for variable, value in zip(self.model.optimizer.variables, self.optimizer_start, strict=True):
-            variable.assign(value)
-
-
-def _weight_seeds(seed: int) -> list[int]:
-    """Return seeds of U, W and the readout: streams of their own."""
-    return [int(s) for s in np.random.SeedSequence(seed).generate_state(3) >> 1]
-
-
-def _initial_cell(experiment: Experiment) -> Any:
-    """Return a cell, not built, with the initialisers that the description asks for."""
-    n, g, seed = experiment.units, experiment.gain, experiment.seed
-    if experiment.cell in ("tanh", "relu"):
-        return VanillaRNNCell(n, experiment.cell, recurrent_initializer="gaussian", recurrent_gain=g, seed=seed)
-    kernel_seed, recurrent_seed, _ = _weight_seeds(seed)
-    return {"lstm": keras.layers.LSTMCell, "gru": keras.layers.GRUCell}[experiment.cell](
-        n,
-        kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
-        recurrent_initializer=keras.initializers.RandomNormal(stddev=g / np.sqrt(n), seed=recurrent_seed),
-    )
-
-
-def _network(experiment: Experiment, task: tasks.Task) -> _Network:
-    """Return the network of an experiment at its start."""
-    network = _compiled(
-        experiment.cell,
-        experiment.units,
-        task.inputs.shape[1:],
-        task.mask is not None,
-        task.num_classes,
-        experiment.learning_rate,
-        experiment.clip_norm,
-    )
-    network.restart(experiment)
-    return network
-
-
-@functools.lru_cache(maxsize=8)  # tracing the training step of one network takes as long as training it for 6 epochs
-def _compiled(
-    cell: str,
-    units: int,
-    shape: tuple[int, ...],
-    masked: bool,
-    classes: int | None,
-    learning_rate: float,
-    clip_norm: float,
-) -> _Network:
-    """Return a compiled model of one architecture, once."""
-    if cell in ("tanh", "relu"):
-        layer: Any = keras.layers.RNN(VanillaRNNCell(units, cell))
-    else:
-        layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell](units)
-    readout = keras.layers.Dense(classes or 1)
-    sequence, mask = keras.Input(shape), keras.Input(shape[:1], dtype="bool")
-    if masked:
-        model = keras.Model([sequence, mask], readout(layer(sequence, mask=mask)))
-    else:
-        model = keras.Model(sequence, readout(layer(sequence)))
-    optimizer = keras.optimizers.Adam(learning_rate, clipnorm=clip_norm)
-    loss = "mse" if classes is None else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=[] if classes is None else ["accuracy"])
-    optimizer.build(model.trainable_variables)
-    return _Network(layer, readout, model, [np.asarray(variable) for variable in optimizer.variables])
-
-
-def _train(model: keras.Model, experiment: Experiment, task: tasks.Task) -> dict[str, Array]:
-    """Train, and return the learning curves [epochs], NaN from the epoch on in which the loss left the numbers."""
-
-    def features(inputs: Array, mask: Any) -> Any:
-        x = inputs.astype(np.float32)
-        return x if mask is None else [x, mask]
-
-    keras.utils.set_random_seed(experiment.seed)  # the order of the batches
-    history = model.fit(
-        features(task.inputs, task.mask),
-        task.targets,
-        batch_size=experiment.batch_size,
-        epochs=experiment.epochs,
-        validation_data=(features(task.test_inputs, task.test_mask), task.test_targets),
-        callbacks=[keras.callbacks.TerminateOnNaN()],
-        verbose=0,
-    ).history
-    names = {"loss": "training_loss", "val_loss": "test_loss"}
-    names |= {"accuracy": "training_accuracy", "val_accuracy": "test_accuracy"}
-    curves = {}
-    for key, name in names.items():
-        if key in history:
-            curve = np.full(experiment.epochs, np.nan)
-            curve[: len(history[key])] = history[key]
-            curves[name] = curve
-    return curves
-
-
-def _probe_loss(
-    readout: Any, experiment: Experiment, task: tasks.Task, targets: Any
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the training loss of each probe sequence as a function of the full state, in float64."""
-    kernel, bias = (tf.constant(np.asarray(w, np.float64)) for w in readout.get_weights())
-
-    def loss(states: tf.Tensor) -> tf.Tensor:
-        output = states[:, -1, : experiment.units] @ kernel + bias  # h stands first in the state of every cell here
-        if task.num_classes is not None:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(targets), output)
-        return tf.reduce_mean(tf.square(output - tf.constant(targets)), axis=-1)
-
-    kind = "cross-entropy" if task.num_classes is not None else "squared error"
-    loss.__doc__ = f"{kind} at the last step"
-    return loss
-
-
-def _attempt(measure: Callable[[], xr.Dataset]) -> xr.Dataset | str:
-    """Return the dataset, or in words why there is none: a network that exploded is a result, not a crash."""
+    path = Path(path)
+    if path.suffix not in (".toml", ".json"):
+        raise ValueError(f"{path} must end in .toml or .json, got {path.suffix or 'no suffix'!r}; rename it")
+    text = path.read_text(encoding="utf-8")
     try:
-        return measure()
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
-        return str(error)
+        raise ValueError(
+            f"{path} must be {path.suffix[1:].upper()}, got text that is not ({error}); mend it"
+        ) from error
+    try:
+        return _expanded(found if isinstance(found, Mapping) else {"runs": found}, {})
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
-def _stacked(found: dict[str, xr.Dataset | str]) -> xr.Dataset:
-    """Return the stages side by side; one that could not be analysed is NaN throughout."""
-    whole = [one for one in found.values() if isinstance(one, xr.Dataset)]
-    if not whole:
-        raise ValueError(f"the network could not be analysed at any stage: {found}")
-    blank = whole[0].map(lambda values: xr.full_like(values, np.nan, dtype=np.float64))
-    stages = [one if isinstance(one, xr.Dataset) else blank for one in found.values()]
-    ds = xr.concat(
-        stages, xr.Variable("stage", list(found)), combine_attrs="override", coords="minimal", compat="override"
-    )
-    ds.attrs = dict(whole[0].attrs)
-    for name, one in found.items():
-        ds.attrs[f"status_{name}"] = "ok" if isinstance(one, xr.Dataset) else one
-    return ds
+def _expanded(table: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Experiment]:
+    """Return the experiments of a table, given what stands beside or above it."""
+    own = {key: value for key, value in table.items() if key not in ("runs", "grid")}
+    base = {**shared, **own}
+    if "runs" in table:
+        if "grid" in table:
+            raise ValueError("grid and runs stand side by side; put a grid into each of the runs")
+        runs = table["runs"]
+        if not isinstance(runs, list) or not all(isinstance(one, Mapping) for one in runs):
+            raise TypeError(f"runs must be a list of tables, got {runs!r}")
+        found = []
+        for number, one in enumerate(runs, 1):
+            try:
+                found += _expanded(one, base)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"run {number}: {error}") from error
+        return found
+    grid = table.get("grid", {})
+    if not isinstance(grid, Mapping) or not all(isinstance(values, list) for values in grid.values()):
+        raise TypeError(f"grid must be a table of lists, got {grid!r}; put brackets around single values")
+    twice = sorted(set(grid) & set(own))
+    if twice:
+        raise ValueError(f"{twice} stand in the grid and beside it; leave them out of one")
+    return [
+        Experiment.from_dict(base | dict(zip(grid, values, strict=True)))
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, str | bool)
+
+
+def _positive(name: str, value: Any) -> float:
+    """Return a positive finite number as a float."""
+    if not (_is_number(value) and 0.0 < float(value) < math.inf):
+        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    """Return an integer ≥ 0."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+    return int(value)

@@ -302,13 +302,13 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
             total = high + low
             store(C_high, k, j, total)
             store(C_low, k, j, low - (total - high))
-        reduced_from = abs(C_high[k, k]) + C_size[k, k]
+        reduced_from, noise = abs(C_high[k, k]), C_size[k, k]
         for i in range(k):
-            reduced_from += abs(C_high[k, i]) * (abs(C_high[i, k]) + C_size[i, k])
-            reduced_from += C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
+            reduced_from += abs(C_high[k, i] * C_high[i, k])
+            noise += abs(C_high[k, i]) * C_size[i, k] + C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
         if abs(C_high[k, k]) <= SINGULAR * reduced_from:
             F.flags[0] = True
-        if abs(C_high[k, k]) <= LOST * reduced_from:
+        if abs(C_high[k, k]) <= LOST * (reduced_from + noise):
             # no right digit: it is the zero that it cannot be told from
             F.flags[1] = True
             rank -= 1
@@ -736,3 +736,12 @@ def triangularise(out, At, first):
             for k in range(n):
                 At[m, j, k] = Ut[j, k] if k < j else (1.0 if k == j else 0.0)
         first_rows_felt(At[m], mantissa, exponent, first[m])
+
+
+@compiled
+def fill_blocks(At, place, start, scale, blocks):
+    """Put diag(scale) · A into `blocks` [G, m, m] for the rows and columns from `start` on of each A at At[place]."""
+    for g in range(len(blocks)):
+        for i in range(blocks.shape[1]):
+            for j in range(blocks.shape[1]):
+                blocks[g, i, j] = At[place[g], start[g] + j, start[g] + i] * scale[g, i]

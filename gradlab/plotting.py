@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
 from numpy.typing import NDArray
 
+from gradlab.credit_figures import clipping, clipping_profile, credit, left_out, truncation
 from gradlab.fans import fan, horizon
 from gradlab.figures import ROUNDING, axes, keep_height, legend_above, one_network, save_figure, style
 from gradlab.lags import (
@@ -40,9 +41,38 @@ from gradlab.lags import (
 from gradlab.lags import quantile as _quantile
 from gradlab.pseudospectra import pseudospectrum
 from gradlab.shares import gate_paths
+from gradlab.training_figures import (
+    animate_spectrum,
+    gradient_curves,
+    gradient_flow,
+    rates,
+    spectrum_over_training,
+    weight_gradients,
+)
 from gradlab.validation import Array
 
-__all__ = ["budget", "decay", "eigenvalues", "fan", "gate_paths", "horizon", "pseudospectrum", "save_figure", "style"]
+__all__ = [
+    "animate_spectrum",
+    "budget",
+    "clipping",
+    "clipping_profile",
+    "credit",
+    "decay",
+    "eigenvalues",
+    "fan",
+    "gate_paths",
+    "gradient_curves",
+    "gradient_flow",
+    "horizon",
+    "left_out",
+    "pseudospectrum",
+    "rates",
+    "save_figure",
+    "spectrum_over_training",
+    "style",
+    "truncation",
+    "weight_gradients",
+]
 
 # from the loosest to the tightest: variable, label, colour, line (dashes that show all three where they coincide)
 _CHAIN: tuple[tuple[str, str, str, Any], ...] = (

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg.lapack import dgejsv
 
 from gradlab.graded import Emitted
-from gradlab.kernels import triangularise
+from gradlab.kernels import fill_blocks, triangularise
 from gradlab.scales import LN2, Integers, Scales, descending
 from gradlab.validation import Array
 
@@ -57,8 +57,7 @@ def log_values(d: Scales, At: Array, place: Integers, first: Integers) -> Array:
             base = d.exponent[batch, window.start[same, None]]
             scale = np.ldexp(np.abs(d.mantissa[batch, rows]), np.maximum(d.exponent[batch, rows] - base, -1000))
             blocks = np.empty((len(same), size, size))
-            for g, (b, i) in enumerate(zip(window.batch[same], window.start[same], strict=True)):
-                np.multiply(At[place[b], i : i + size, i : i + size].T, scale[g, :, None], out=blocks[g])
+            fill_blocks(At, place[batch[:, 0]], window.start[same], scale, blocks)
             values = np.log(_window_values(blocks, scale)) + base * LN2
             counts = (rows >= window.done[same, None]) & (rows < window.keep[same, None])
             ln_s[np.broadcast_to(batch, rows.shape)[counts], rows[counts]] = values[counts]

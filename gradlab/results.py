@@ -1,30 +1,47 @@
-"""Results on disk: netCDF files that are whole or absent, and the record of what made them."""
+"""Results on disk: netCDF files that are whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
+import hashlib
+import io
 import json
 import os
-import platform
-import re
-import shlex
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from importlib import metadata
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import xarray as xr
 
+from gradlab.provenance import provenance
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ForeignFile",
+    "as_bytes",
+    "content_hash",
+    "load",
+    "opened",
+    "provenance",
+    "read",
+    "replacing",
+    "save",
+    "write_text_atomically",
+]
+
 SCHEMA_VERSION = 1
-UNKNOWN = "unknown"
+# what HDF5 and xarray make of files that are damaged or of another kind
+_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 # netCDF attributes are text and numbers only. What else Python has goes in as JSON behind this prefix.
 _JSON = "json:"
+
+
+class ForeignFile(ValueError):
+    """A file that may be whole, but is no result of this gradlab: nobody but its owner should replace it."""
 
 
 def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -56,6 +73,19 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         >>> same.attrs
         {'dirty': False, 'schema_version': 1}
     """
+    data = as_bytes(ds)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def as_bytes(ds: xr.Dataset) -> memoryview:
+    """Return the netCDF-4 file of a result, made in memory: HDF5 may crash the process when a disk is full.
+
+    Raises:
+        TypeError: `ds` is not an xarray.Dataset, or an attribute holds what JSON cannot.
+        ValueError: `ds` declares a schema_version that this gradlab does not know.
+    """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"ds must be an xarray.Dataset, got {type(ds).__name__}; gl.analyze returns one")
     stored = ds.copy(deep=False).drop_encoding()
@@ -63,9 +93,10 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     stored.attrs = _encoded(stored.attrs, "ds")
     for name, variable in stored.variables.items():
         variable.attrs = _encoded(variable.attrs, str(name))
-    with replacing(path) as temporary:
-        stored.to_netcdf(temporary, engine="h5netcdf")
-    return Path(path)
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        stored.dump_to_store(xr.backends.H5NetCDFStore(file))
+    return buffer.getbuffer()
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -92,28 +123,90 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise IsADirectoryError(f"path must name a file, got the folder {path}; add a file name")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no result at {path}; gl.save(ds, path) writes one")
+    with opened(path, str(path)) as ds:
+        return read(ds, str(path))
+
+
+@contextlib.contextmanager
+def opened(source: Any, where: str) -> Iterator[xr.Dataset]:
+    """Give a result whose values are not read yet, and close it afterwards.
+
+    Args:
+        source: a path, or a binary file that can be read and sought in.
+        where: what to call it in messages.
+
+    Yields:
+        The dataset, its attributes decoded.
+
+    Raises:
+        ValueError: as `load` does, but for damaged values, which `read` finds.
+    """
     try:
         # decode_timedelta=False: a run time with the unit "seconds" is a number here, not a timedelta
-        ds = xr.load_dataset(path, engine="h5netcdf", decode_timedelta=False)
+        ds = xr.open_dataset(source, engine="h5netcdf", decode_timedelta=False, cache=False)
     except PermissionError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path} must be a netCDF-4 file written by gl.save, got one that cannot be read ({error});"
-            " it is of another kind or was cut short: make it again"
-        ) from error
-    ds = ds.drop_encoding()
-    if "schema_version" not in ds.attrs:
-        raise ValueError(
-            f"{path} must be a gradlab result, got a netCDF file without the attribute schema_version,"
-            f" holding {', '.join(map(str, list(ds.variables)[:5])) or 'nothing'}; use xarray.open_dataset"
-        )
-    # first of all: another schema may encode its attributes in another way
-    _check_schema(_decoded({"schema_version": ds.attrs["schema_version"]}, str(path))["schema_version"], str(path))
-    ds.attrs = _decoded(ds.attrs, str(path))
-    for name, variable in ds.variables.items():
-        variable.attrs = _decoded(variable.attrs, f"{name} in {path}")
-    return ds
+    except _DAMAGED as error:
+        raise _unreadable(where, error) from error
+    with ds:
+        if "schema_version" not in ds.attrs:
+            raise ForeignFile(
+                f"{where} must be a gradlab result, got a netCDF file without the attribute schema_version,"
+                f" holding {', '.join(map(str, list(ds.variables)[:5])) or 'nothing'}; use xarray.open_dataset"
+            )
+        # first of all: another schema may encode its attributes in another way
+        _check_schema(_decoded({"schema_version": ds.attrs["schema_version"]}, where)["schema_version"], where)
+        plain = ds.drop_encoding()
+        plain.attrs = _decoded(ds.attrs, where)
+        for name, variable in plain.variables.items():
+            variable.attrs = _decoded(variable.attrs, f"{name} in {where}")
+        yield plain
+
+
+def read(ds: xr.Dataset, where: str) -> xr.Dataset:
+    """Return an `opened` dataset with its values in memory.
+
+    Raises:
+        ValueError: a value cannot be read.
+    """
+    try:
+        return ds.load()
+    except _DAMAGED as error:
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> ValueError:
+    """Return what to raise for a file that is damaged."""
+    return ValueError(
+        f"{where} must be a netCDF-4 file written by gl.save, got one that cannot be read ({error});"
+        " it is of another kind or was cut short: make it again"
+    )
+
+
+def content_hash(ds: xr.Dataset) -> str:
+    """Return the SHA-256 of the numbers of a dataset: names, dims, types and bytes, not its attributes.
+
+    Two runs that gave the same numbers bit for bit have the same hash, whenever and wherever they were made.
+
+    Examples:
+        >>> a = xr.Dataset({"rate": ("batch", [0.1, np.nan])}, attrs={"created_utc": "yesterday"})
+        >>> content_hash(a) == content_hash(a.assign_attrs(created_utc="today"))
+        True
+        >>> content_hash(a) == content_hash(a + 1e-18), content_hash(a) == content_hash(a + 1e-16)
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    for name in sorted(map(str, ds.variables)):
+        variable = ds[name].variable
+        values = np.asarray(variable.values)
+        if values.dtype.kind in "OUST":  # text: its type changes on the way through a file
+            data = json.dumps(values.astype(str).tolist(), ensure_ascii=False).encode()
+            kind = "text"
+        else:
+            data, kind = np.ascontiguousarray(values).tobytes(), values.dtype.newbyteorder("<").str
+        digest.update(json.dumps([name, list(map(str, variable.dims)), values.shape, kind]).encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
@@ -185,49 +278,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(target.parent)
 
 
-def provenance(seed: int | None = None) -> dict[str, str | int]:
-    """Describe what is about to make a result: versions, commit, command, time, and machine family.
-
-    It never fails, and holds no host name, user name or absolute path: a result can be published as it is.
-    `commit` and `dirty` are those of the gradlab checkout that is run, and "unknown" for an installed copy;
-    `dirty` says whether code or configuration differs from that commit (outputs do not count).
-
-    Args:
-        seed: the seed of the run, "unset" if there is none.
-
-    Returns:
-        Entries ready to be attributes of a dataset: seed, gradlab_version, python_version, numpy_version,
-        scipy_version, xarray_version, keras_version, tensorflow_version, commit, dirty, command, created_utc
-        (ISO 8601), threads (processors this process may use), platform.
-
-    Examples:
-        >>> record = provenance(seed=3)
-        >>> record["seed"], record["numpy_version"] == np.__version__
-        (3, True)
-    """
-    import gradlab
-
-    checkout = Path(__file__).resolve().parent.parent
-    commit, dirty = _git_state(checkout)
-    return {
-        "seed": "unset" if seed is None else int(seed),
-        "gradlab_version": gradlab.__version__,
-        "python_version": platform.python_version(),
-        **{f"{name}_version": _version(name) for name in ("numpy", "scipy", "xarray", "keras")},
-        "tensorflow_version": _version("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly"),
-        "commit": commit,
-        "dirty": dirty,
-        "command": _command(sys.argv, checkout),
-        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "threads": _threads(),
-        "platform": f"{platform.machine() or UNKNOWN} {platform.system() or UNKNOWN}",
-    }
-
-
 def _check_schema(version: Any, where: str) -> None:
     """Raise ValueError unless `version` is one that this gradlab reads."""
     if isinstance(version, bool) or not isinstance(version, int | np.integer) or version != SCHEMA_VERSION:
-        raise ValueError(
+        raise ForeignFile(
             f"schema_version of {where} must be {SCHEMA_VERSION}, got {version!r};"
             " use the gradlab that wrote it (attribute gradlab_version), or make the result again"
         )
@@ -284,66 +338,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _version(*distributions: str) -> str:
-    """Return the version of the first installed of `distributions`, without importing it."""
-    for name in distributions:
-        with contextlib.suppress(Exception):  # metadata of a broken installation raises all sorts
-            return str(metadata.version(name))
-    return UNKNOWN
-
-
-def _threads() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _git_state(checkout: Path) -> tuple[str, bool | str]:
-    """Return (commit, dirty) of `checkout`, or twice "unknown" if it is not the root of a git work tree."""
-    # A hook's GIT_DIR would point git at another repository; without optional locks, status writes nothing.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=checkout,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return done.stdout.strip()
-
-    try:
-        # gradlab installed into an environment inside somebody's repository must not report that repository
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
-            return UNKNOWN, UNKNOWN
-        changes = git("status", "--porcelain", "--", "*.py", "*.cfg", "*.toml", "*.mplstyle")
-        return git("rev-parse", "HEAD"), bool(changes)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return UNKNOWN, UNKNOWN
-
-
-# an absolute path: at the start, after a separator or after a one-letter option; "//" is left alone (URLs)
-_ABSOLUTE = re.compile(r"""(?:(?<=^-\w)|(?<![^=,;:'"\s(\[]))(?:/(?!/)|[A-Za-z]:[\\/])[^=,;'"\s)\]]*""")
-
-
-def _command(arguments: list[str], checkout: Path) -> str:
-    """Return the command line, every absolute path made relative to `checkout` or cut to its last name."""
-
-    def shorten(path: str) -> str:
-        pure: PurePath = Path(path) if path.startswith("/") else PureWindowsPath(path)
-        with contextlib.suppress(ValueError, OSError):
-            return Path(path).resolve().relative_to(checkout).as_posix()
-        return pure.name
-
-    if not arguments or not arguments[0]:
-        return "interactive"
-    script = arguments[0] if arguments[0].startswith("-") else shorten(os.path.abspath(arguments[0]))
-    rest = (_ABSOLUTE.sub(lambda match: shorten(match.group()), text) for text in arguments[1:])
-    return shlex.join([script, *rest])

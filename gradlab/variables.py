@@ -4,6 +4,8 @@ from __future__ import annotations
 
 BT, BTM, BM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch", "mode"), ("batch",), ()
 BTP = ("batch", "time", "path")
+EL, EW = ("epoch", "layer"), ("epoch", "weight")
+LAG, RBW, RB = ("lag",), ("rule", "minibatch", "weight"), ("rule", "minibatch")
 HM = ("held_out", "mode")  # sequences of `gradlab.run` that are not in the batch
 
 # name: (dims, long name, units, formula or meaning)
@@ -121,4 +123,49 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "kreiss_lower_bound": (SCALAR, "lower bound of the Kreiss constant of W", "1", "(|z|−1)‖(zI−W)⁻¹‖ for one |z| > 1"),
     "transient_peak": (SCALAR, "largest norm of a power of W", "1", "the largest ‖W^k‖ found; ∞ for ρ > 1"),
     "eigenvector_condition": (SCALAR, "condition of the eigenvectors of W", "1", "κ(V); ‖W^k‖ ≤ κ(V) ρ^k"),
+    # a model while it trains: of the gradients and rates above there is one for each epoch and layer
+    "log_singular_values_at_lag": (
+        ("epoch", "layer", "spectrum_lag", "mode"), "log singular values of the state-to-state Jacobian", "nats",
+        "ln σ_i(∂h_T/∂h_{T−k}), median over sequences of the probe batch; NaN where none is k steps long",
+    ),
+    "largest_lyapunov_exponent": (EL, "largest Lyapunov exponent", "nats/step", "λ_1, mean over the probe batch"),
+    "saturation": (EL, "share of activations on their flat parts", "1", "share of φ'(a) < 0.1·sup φ'"),
+    "probe_loss": (("epoch",), "loss on the probe batch", "1", "L"),
+    "log_weight_gradient_norm": (EW, "log norm of the gradient of a weight", "nats", "ln‖∂L/∂w‖"),
+    "log_clipped_weight_gradient_norm": (
+        EW, "log norm of the gradient of a weight after clipping", "nats", "ln‖clip(∂L/∂w)‖"
+    ),
+    "credit_log_norm": (LAG, "log norm of the contribution of a lag to the gradient of a weight", "nats", "ln‖G_k‖"),
+    "credit_cosine": (LAG, "cosine of the contribution of a lag with the gradient", "1", "cos(G_k, ∂L/∂W)"),
+    "credit_share": (LAG, "share of a lag in the gradient", "1", "⟨G_k, ∂L/∂W⟩/‖∂L/∂W‖²"),
+    "credit_cumulative": (LAG, "share of all lags up to this one", "1", "Σ_{j≤k} ⟨G_j, ∂L/∂W⟩/‖∂L/∂W‖²"),
+    "truncation_bias": (
+        LAG, "relative bias of backpropagation truncated after k steps back", "1", "‖Σ_{j≤k} G_j − ∂L/∂W‖/‖∂L/∂W‖"
+    ),
+    "truncation_cosine": (
+        LAG, "cosine of the gradient truncated after k steps back with the whole", "1", "cos(Σ_{j≤k} G_j, ∂L/∂W)"
+    ),
+    "log_weight_gradient": (SCALAR, "log norm of the gradient of the weight", "nats", "ln‖∂L/∂W‖"),
+    "credit_horizon": (
+        SCALAR, "credit horizon", "steps", "least lag from which on all lags up to it hold 90 % of ∂L/∂W"
+    ),
+    "log_total_gradient_norm": (("layer", "time"), "log norm of the gradient of an output", "nats", "ln‖∂L/∂y_t‖"),
+    "log_output_gradient_norm": (
+        ("layer", "time"), "log norm of what a tape gives for the output tensor", "nats",
+        "ln‖∂L/∂y_t‖, later outputs of the layer held fixed",
+    ),
+    "left_out": (("layer", "time"), "share of the gradient that is left out", "1", "‖total − tape‖/‖total‖ at t"),
+    "left_out_overall": (
+        ("layer",), "share of the gradient that is left out, over all steps", "1", "‖total − tape‖/‖total‖"
+    ),
+    "clip_active": (RBW, "whether the gradient of a weight was clipped", "1", "clip(g) ≠ g"),
+    "clip_norm_ratio": (RBW, "what clipping leaves of the norm", "1", "‖clip(g)‖/‖g‖"),
+    "clip_cosine": (RBW, "cosine between the gradient before and after clipping", "1", "cos(clip(g), g)"),
+    "clip_total_norm_ratio": (RB, "what clipping leaves of the norm, all weights together", "1", "‖clip(g)‖/‖g‖"),
+    "clip_total_cosine": (RB, "cosine before and after clipping, all weights together", "1", "cos(clip(g), g)"),
+    "clip_profile": (
+        ("profile_rule", "lag"), "log share of a lag in the norms of all lags of the recurrent gradient", "nats",
+        "ln(‖G_k‖/Σ_j‖G_j‖), each G_k scaled entry by entry as clipping scales their sum",
+    ),
+    "tracking_seconds": (("epoch",), "time that the look took", "seconds", ""),
 }  # fmt: skip

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import xarray as xr
 
 import gradlab as gl
-from gradlab import experiment as module
+from gradlab import networks
+from gradlab import runs as module
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,33 @@ from gradlab import experiment as module
         ({"epochs": -1}, ValueError, "epochs must not be negative"),
         ({"seed": 1.5}, TypeError, "seed must be an integer"),
         ({"data": "noise"}, ValueError, "nothing to learn"),
+        (
+            {"initializer": "xavier"},
+            ValueError,
+            r"initializer must be one of \['gaussian', 'orthogonal', 'glorot', 'ide",
+        ),
+        ({"optimizer": "adamw"}, ValueError, r"optimizer must be one of \['adam', 'sgd', 'rmsprop'\], got 'adamw'"),
+        ({"learning_rate": 0}, ValueError, "learning_rate must be a positive finite number"),
+        ({"clip_norm": "1"}, ValueError, "clip_norm must be a positive finite number, got '1'"),
+        (
+            {"clip_value": 1},
+            ValueError,
+            r"at most one of .* must be given, got clip_norm=1.0 and clip_value=1.0; set the",
+        ),
+        ({"momentum": 0.9}, ValueError, 'momentum goes with optimizer "sgd", got momentum=0.9 and "adam"'),
+        ({"momentum": 1.0, "optimizer": "sgd"}, ValueError, r"momentum must be a number in \[0, 1\)"),
+        ({"forget_bias": 1.0}, ValueError, 'forget_bias goes with cell "lstm" or "gru", got it with "tanh"'),
+        ({"forget_bias": "large", "cell": "gru"}, ValueError, "a finite number, \"chrono\" or None, got 'large'"),
+        ({"length": 50}, ValueError, r"length goes with data in \['adding', 'noise'\], got length=50 and \"digits\""),
+        ({"samples": 50}, ValueError, "samples goes with data in"),
+        ({"length": 1, "data": "adding"}, ValueError, "length must be at least 2, got 1"),
+        ({"measured": "analysis"}, TypeError, "measured must be a list, got 'analysis'; put brackets around it"),
+        ({"measured": ["spectrum"]}, ValueError, r"measured must be one of \['analysis', 'decay', 'held_out'\]"),
+        ({"measured": ["analysis", "decay"]}, ValueError, "the first contains the second"),
+        ({"measured": [], "epochs": 0}, ValueError, "learning curves alone"),
+        ({"measured_at": [0, 13]}, ValueError, r"increasing epochs from 0 to epochs=12, got \[0, 13\]"),
+        ({"measured_at": [3, 0]}, ValueError, "increasing epochs"),
+        ({"measured_at": [0.5]}, TypeError, "measured_at must be an integer, got 0.5"),
     ],
 )
 def test_impossible_descriptions(changes: dict, error: type[Exception], message: str) -> None:
@@ -35,6 +67,195 @@ def test_impossible_descriptions(changes: dict, error: type[Exception], message:
 def test_key_is_the_content() -> None:
     assert gl.Experiment("tanh").key == gl.Experiment("tanh", gain=1.0).key
     assert len({gl.Experiment("tanh", seed=seed, gain=g).key for seed in (0, 1) for g in (1.0, 1.1)}) == 4
+
+
+def test_what_is_equal_has_one_name() -> None:
+    same = [
+        gl.Experiment("lstm", gain=1, clip_norm=1, measured=["held_out", "analysis"], measured_at=[0, 12]),
+        gl.Experiment("lstm", gain=np.float32(1.0), units=np.int64(32), measured_at=(0, 12)),
+        gl.Experiment.from_dict(json.loads(json.dumps(gl.Experiment("lstm").as_dict()))),
+        pickle.loads(pickle.dumps(gl.Experiment("lstm"))),
+    ]
+    assert set(same) == {gl.Experiment("lstm")}
+    assert {one.hash for one in same} == {gl.Experiment("lstm").hash}
+
+
+def test_names_stay() -> None:
+    """Results keep the names that they have in stores: a new field must not change these, nor a new default."""
+    assert gl.Experiment("tanh").key == "tanh-digits-56c406716ddc4523"
+    job = gl.Experiment("lstm", gain=1.5, seed=258610932, units=16, epochs=1, batch_size=128, probes=4, held_out=4)
+    assert job.key == "lstm-digits-c576ac19920f2bd0"
+    every = {"gain": 2.0, "seed": 1, "data": "adding", "units": 3, "epochs": 4, "batch_size": 5, "learning_rate": 0.1}
+    every |= {"clip_norm": None, "probes": 6, "held_out": 7, "initializer": "glorot", "forget_bias": "chrono"}
+    every |= {"length": 8, "samples": 9, "optimizer": "sgd", "momentum": 0.5, "global_clip_norm": 0.25}
+    every |= {"measured": ["decay"], "measured_at": [1, 2], "clip_value": None}
+    assert every.keys() | {"cell"} == {field.name for field in dataclasses.fields(gl.Experiment)}
+    assert gl.Experiment("gru", **every).key == "gru-adding-e9a5bda9e1a1398f"
+
+
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_descriptions_are_read(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"runs.{suffix}"
+    if suffix == "toml":
+        path.write_text(
+            """
+            data = "adding"
+            length = 20
+            clip_norm = "none"
+            [[runs]]
+            cell = "tanh"
+            grid = {gain = [0.5, 1], seed = [1, 2]}
+            [[runs]]
+            cell = "lstm"
+            forget_bias = "chrono"
+            length = 30
+            """
+        )
+    else:
+        runs = [{"cell": "tanh", "grid": {"gain": [0.5, 1], "seed": [1, 2]}}]
+        runs += [{"cell": "lstm", "forget_bias": "chrono", "length": 30}]
+        path.write_text(json.dumps({"data": "adding", "length": 20, "clip_norm": None, "runs": runs}))
+    found = gl.read_experiments(path)
+    tanh = [gl.Experiment("tanh", g, s, "adding", length=20, clip_norm=None) for g in (0.5, 1.0) for s in (1, 2)]
+    assert found == [*tanh, gl.Experiment("lstm", data="adding", length=30, clip_norm=None, forget_bias="chrono")]
+    (tmp_path / "list.json").write_text(json.dumps([one.as_dict() for one in found]))
+    assert gl.read_experiments(tmp_path / "list.json") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('cell = "tanh"\ngian = 2.0', r"runs.toml: unknown key 'gian' \(did you mean 'gain'\?\)"),
+        (
+            '[[runs]]\ncell = "tanh"\n[[runs]]\ncell = "elman"',
+            r"run 2: cell must be one of \['tanh', 'relu', 'lstm', 'gru'\]",
+        ),
+        ("gain = 2.0", r"needs the key 'cell', one of \['tanh'"),
+        ("cell = ", "must be TOML, got text that is not"),
+        ('cell = "tanh"\n[grid]\ngain = 2.0', "grid must be a table of lists"),
+        ('cell = "tanh"\ngain = 1.0\n[grid]\ngain = [2.0]', r"\['gain'\] stand in the grid and beside it"),
+        ("runs = 3", "runs must be a list of tables, got 3"),
+        ('[grid]\ngain = [2.0]\n[[runs]]\ncell = "tanh"', "put a grid into each of the runs"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "runs.toml").write_text(text)
+    with pytest.raises((ValueError, TypeError), match=message):
+        gl.read_experiments(tmp_path / "runs.toml")
+    with pytest.raises(ValueError, match=r"must end in .toml or .json, got '.yaml'"):
+        gl.read_experiments(tmp_path / "runs.yaml")
+
+
+def started(experiment: gl.Experiment) -> list[np.ndarray]:
+    """Return U, W and b at the start."""
+    return networks.network(experiment, module.load_task(experiment)).layer.cell.get_weights()
+
+
+@pytest.mark.parametrize("cell", ["tanh", "relu", "lstm", "gru"])
+@pytest.mark.parametrize("initializer", ["gaussian", "orthogonal", "glorot", "identity"])
+def test_every_gate_starts_from_the_matrix_that_is_asked_for(cell: str, initializer: str) -> None:
+    n, g = 24, 1.5
+    kernel = started(gl.Experiment(cell, g, 1, "noise", n, epochs=0, initializer=initializer))[1]
+    blocks = np.split(kernel, kernel.shape[1] // n, axis=1)
+    for block in blocks:
+        if initializer == "orthogonal":
+            np.testing.assert_allclose(block @ block.T, g**2 * np.eye(n), atol=1e-5)  # float32, sums of n products
+        elif initializer == "identity":
+            np.testing.assert_array_equal(block, np.float32(g) * np.eye(n))
+        else:
+            # the variance of N draws has a standard error of √((κ − 1)/N) of itself, κ = 3 (normal) or 9/5 (uniform)
+            kurtosis = 3.0 if initializer == "gaussian" else 1.8
+            assert abs(block.var() * n / g**2 - 1) < 4 * np.sqrt((kurtosis - 1) / n**2)
+            assert (np.abs(block).max() <= g * np.sqrt(3 / n) * (1 + 1e-6)) == (initializer == "glorot")
+    if initializer != "identity":
+        assert len({block.tobytes() for block in blocks}) == len(blocks)
+
+
+def test_the_forget_bias_is_the_forget_gate_s() -> None:
+    """Seen from what the cell does, not from where Keras keeps it: with f = 1 the state stays, with f = 0 it goes."""
+    n, rng = 6, np.random.default_rng(0)
+    for cell, large in (("lstm", 30.0), ("gru", 30.0)):
+        for sign in (1, -1):
+            experiment = gl.Experiment(cell, 0.1, data="noise", units=n, epochs=0, forget_bias=sign * large)
+            made = networks.network(experiment, module.load_task(experiment)).layer.cell
+            state = rng.uniform(-0.5, 0.5, (3, n)).astype("f4")
+            x = keras.ops.convert_to_tensor(rng.standard_normal((3, 4)).astype("f4"))
+            states = [state, state] if cell == "lstm" else [state]
+            kept = np.asarray(made(x, [keras.ops.convert_to_tensor(s) for s in states])[1][-1])
+            if cell == "gru":
+                assert (np.abs(kept - state).max() < 1e-6) == (sign > 0)
+            else:  # c = f c + i·g, |i·g| < 1: the difference between f = 1 and f = 0 is c itself
+                weights = made.get_weights()
+                weights[-1][n : 2 * n] *= -1
+                made.set_weights(weights)
+                other = np.asarray(made(x, [keras.ops.convert_to_tensor(s) for s in states])[1][-1])
+                np.testing.assert_allclose(sign * (kept - other), state, atol=1e-6)
+
+
+def test_chrono_biases_span_the_sequence() -> None:
+    n, T = 400, 50
+    task = {"data": "adding", "length": T, "samples": 10, "epochs": 0, "probes": 1, "held_out": 1, "units": n}
+    lstm = started(gl.Experiment("lstm", forget_bias="chrono", **task))[2]
+    gru = started(gl.Experiment("gru", forget_bias="chrono", **task))[2]
+    assert (lstm[:n] == -lstm[n : 2 * n]).all()
+    assert (lstm[2 * n :] == 0).all()
+    assert (gru[0, n:] == 0).all()
+    assert (gru[1] == 0).all()
+    for bias in (lstm[n : 2 * n], gru[0, :n]):
+        memory = np.exp(bias)  # U[1, T − 1]: its mean within 4 standard errors
+        assert 1 <= memory.min() < 3
+        assert T - 3 < memory.max() <= T - 1 + 1e-4
+        assert abs(memory.mean() - T / 2) < 4 * (T - 2) / np.sqrt(12 * n)
+
+
+def test_optimisers_and_clipping_are_keras_s() -> None:
+    small = {"data": "vowels", "units": 3, "epochs": 1, "measured": []}
+    for description, kind, found in (
+        ({}, keras.optimizers.Adam, {"clipnorm": 1.0}),
+        ({"optimizer": "sgd", "momentum": 0.9, "clip_norm": None}, keras.optimizers.SGD, {"momentum": 0.9}),
+        ({"optimizer": "rmsprop", "clip_norm": None, "clip_value": 0.5}, keras.optimizers.RMSprop, {"clipvalue": 0.5}),
+        ({"clip_norm": None, "global_clip_norm": 2.0}, keras.optimizers.Adam, {"global_clipnorm": 2.0}),
+    ):
+        experiment = gl.Experiment("tanh", learning_rate=0.02, **small, **description)
+        optimizer = networks.network(experiment, module.load_task(experiment)).model.optimizer
+        assert type(optimizer) is kind
+        assert float(optimizer.learning_rate) == np.float32(0.02)
+        nothing = {"clipnorm": None, "clipvalue": None, "global_clipnorm": None}
+        for name, value in (nothing | found).items():
+            assert getattr(optimizer, name) == value
+    # another learning rate is no new model
+    again = networks.network(gl.Experiment("tanh", learning_rate=0.5, **small), module.load_task(experiment))
+    first = networks.network(gl.Experiment("tanh", **small), module.load_task(experiment))
+    assert again is first
+    assert float(first.model.optimizer.learning_rate) == np.float32(3e-3)
+
+
+def test_what_is_measured_on_the_way_changes_nothing() -> None:
+    small = {"data": "vowels", "units": 4, "epochs": 3, "probes": 2, "held_out": 1}
+    plain = gl.run(gl.Experiment("tanh", **small))
+    every = gl.run(gl.Experiment("tanh", **small, measured_at=[0, 1, 2, 3]))
+    assert list(every["stage"].values) == ["initial", "epoch 1", "epoch 2", "trained"]
+    xr.testing.assert_equal(every.sel(stage=["initial", "trained"]), plain)
+    assert not np.array_equal(every["decay_rate"][1], every["decay_rate"][2])
+    less = gl.run({"cell": "tanh", **small, "measured": ["decay"], "measured_at": [2]})
+    assert list(less["stage"].values) == ["epoch 2"]
+    assert "log_singular_values" not in less
+    for name in less.data_vars:
+        np.testing.assert_array_equal(less[name], every.sel(stage=["epoch 2"])[name])
+    curves = gl.run(gl.Experiment("tanh", **small, measured=[]))
+    assert set(curves.data_vars) == {"training_loss", "test_loss", "training_accuracy", "test_accuracy"}
+    xr.testing.assert_equal(curves["test_loss"], plain["test_loss"])
+
+
+def test_the_dataset_says_what_made_it() -> None:
+    experiment = gl.Experiment("relu", seed=5, data="noise", units=3, epochs=0, probes=2, length=12)
+    ds = gl.run(experiment)
+    assert ds.sizes["time"] == 13
+    assert gl.Experiment.from_dict(json.loads(ds.attrs["experiment"])) == experiment
+    assert (ds.attrs["seed"], ds.attrs["experiment_hash"]) == (5, experiment.hash)
+    assert {"commit", "dirty", "tensorflow_version", "platform", "processors", "created_utc"} <= ds.attrs.keys()
+    assert ds.attrs["thread_pools"].keys() >= {"blas", "tensorflow"}
+    assert 0 < ds.attrs["wall_seconds"] < 600
 
 
 @pytest.mark.parametrize(("cell", "data"), [("tanh", "vowels"), ("lstm", "vowels"), ("relu", "adding")])
@@ -57,14 +278,14 @@ def test_what_ran_before_changes_nothing() -> None:
     first = gl.run(experiment)
     gl.run(gl.Experiment("gru", gain=2.0, seed=3, data="vowels", units=5, epochs=1, probes=2))  # the same model object
     xr.testing.assert_equal(gl.run(experiment), first)
-    module._compiled.cache_clear()
+    networks._compiled.cache_clear()
     xr.testing.assert_equal(gl.run(experiment), first)
 
 
 def test_the_loss_is_the_one_that_is_trained() -> None:
     experiment = gl.Experiment("tanh", data="vowels", units=4, epochs=1, probes=370)
     task = module.load_task(experiment)
-    network = module._network(experiment, task)
+    network = networks.network(experiment, task)
     loss = module._probe_loss(network.readout, experiment, task, task.test_targets)
     states = gl.rollout(network.layer, task.test_inputs, mask=task.test_mask).states
     ours = float(np.mean(loss(states)))

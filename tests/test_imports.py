@@ -28,6 +28,7 @@ HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
 CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent", "convergence"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks", "comparison"]
+WITHOUT_TENSORFLOW += ["experiment", "sweeps", "cluster", "collection"]
 
 
 def imported(tree, everywhere):
@@ -97,7 +98,7 @@ def test_names_that_need_no_tensorflow_do_not_import_it():
 import json, sys
 import gradlab
 names = ["log_singular_values", "lyapunov_exponents", "recurrent_spectrum", "spectral_radius", "bounds", "predictions"]
-names += ["fit_decay", "decay_budget", "load", "save", "plot", "tasks"]
+names += ["fit_decay", "decay_budget", "load", "save", "plot", "tasks", "Experiment", "sweep", "open_store"]
 for name in names:
     getattr(gradlab, name)
 print(json.dumps([name for name in ("tensorflow", "keras") if name in sys.modules]))
@@ -116,7 +117,7 @@ modules = sorted(name for name in names if isinstance(getattr(gradlab, name), ty
 print(json.dumps([modules, all(getattr(gradlab, name) is first[name] for name in names)]))
 """
     modules, same = run(code)
-    assert set(modules) <= {"bounds", "plot", "predictions", "tasks", "testing"}
+    assert set(modules) <= {"bounds", "plot", "predictions", "tasks", "testing", "schedules", "fixes"}
     assert same
     clashes = {name for name, home in gradlab._HOME.items() if name in MODULES and name != home}
     clashes |= {name for name, home in gradlab._HOME.items() if name == home and name not in modules}

@@ -76,6 +76,8 @@ def test_a_bad_argument_is_explained(tmp_path: Path) -> None:
     for arguments, message in (
         (["--gains", "-1"], "gain must be a positive finite number"),
         (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], "not allowed with argument"),
         (["--cells", "transformer"], "invalid choice: 'transformer'"),
     ):
         done = run(tmp_path, *arguments)
@@ -89,6 +91,12 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
     """Return the job and its report, imported."""
     monkeypatch.syspath_prepend(SCRIPT.parent)
     return importlib.import_module("decay_vs_spectrum"), importlib.import_module("decay_vs_spectrum_report")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return importlib.import_module("decay_vs_spectrum_figures")
 
 
 def collected(
@@ -120,12 +128,14 @@ def test_one_network_is_too_few_for_a_summary_and_is_reported_all_the_same(tmp_p
     assert "The chain of upper bounds is never crossed" in sentence
 
 
-def test_the_report_of_few_networks(modules: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
+def test_the_report_of_few_networks(
+    modules: tuple[ModuleType, ModuleType], figures: ModuleType, tmp_path: Path
+) -> None:
     _, report = modules
     few, enough = report.summarise(collected("tg")), report.summarise(collected("ggg"))
     assert len(few) == 0
     assert list(few.columns) == list(enough.columns)
-    report.draw_overview(collected("tg"), few, tmp_path / "overview")
+    figures.draw_overview(collected("tg"), few, tmp_path / "overview")
     assert (tmp_path / "overview.png").stat().st_size > 0
 
 
@@ -171,7 +181,7 @@ def test_networks_that_share_a_seed_are_resampled_together(modules: tuple[Module
 
 
 def test_the_committed_results_of_any_age_can_be_reported(
-    modules: tuple[ModuleType, ModuleType], tmp_path: Path
+    modules: tuple[ModuleType, ModuleType], figures: ModuleType, tmp_path: Path
 ) -> None:
     """Those of before the held-out sequences lack a column, and their three seeds give no interval."""
     _, report = modules
@@ -183,7 +193,7 @@ def test_the_committed_results_of_any_age_can_be_reported(
         assert len(report.table(one)) == 48
         assert any("never crossed" in said for said in report.sentences(one, summary))
     assert summary["bias low"].isna().all()
-    report.draw_overview(old, summary, tmp_path / "overview")
+    figures.draw_overview(old, summary, tmp_path / "overview")
 
 
 def test_every_network_has_a_seed_of_its_own(modules: tuple[ModuleType, ModuleType]) -> None:
@@ -210,38 +220,6 @@ def test_left_out_counts_networks_with_a_predictor_that_lack_a_stage(modules: tu
     assert summary["λ₁"].to_dict() == {"initial": 1, "trained": 0, "both": 1}
 
 
-@pytest.mark.parametrize(
-    ("then", "now", "why"),
-    [
-        ({}, {}, None),
-        ({"commit": "b"}, {}, "by commit b, not a,"),
-        ({"gradlab_version": "0"}, {}, "by gradlab 0, not "),
-        ({"dirty": True}, {}, "with uncommitted changes"),
-        ({"dirty": True}, {"dirty": True}, None),
-        ({}, {"dirty": True}, None),
-        ({"commit": "b"}, {"dirty": True}, "by commit b, not a,"),
-        ({"commit": "unknown", "dirty": "unknown"}, {"commit": "unknown", "dirty": "unknown"}, None),
-        ({"commit": "unknown", "dirty": "unknown"}, {}, "by commit unknown, not a,"),
-        ({}, {"commit": "unknown", "dirty": "unknown"}, "by commit a, not unknown,"),
-    ],
-)
-def test_resume_keeps_what_the_present_code_made(
-    modules: tuple[ModuleType, ModuleType],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    then: dict[str, object],
-    now: dict[str, object],
-    why: str | None,
-) -> None:
-    job, _ = modules
-    clean = {"gradlab_version": gl.__version__, "commit": "a", "dirty": False}
-    path = gl.save(xr.Dataset(attrs=clean | then), tmp_path / "run.nc")
-    assert job.finished(path, clean | now) == (why is None)
-    said = capsys.readouterr().err
-    assert (why is None and said == "") or f"was made {why}" in said
-    assert not job.finished(tmp_path / "absent.nc", clean)
-
-
 def test_resume_warns_of_a_dirty_tree(
     modules: tuple[ModuleType, ModuleType],
     tmp_path: Path,
@@ -250,10 +228,10 @@ def test_resume_warns_of_a_dirty_tree(
 ) -> None:
     job, _ = modules
 
-    def stop(*_: object) -> bool:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "finished", stop)
+    monkeypatch.setattr(gl, "sweep", stop)
     monkeypatch.setattr(sys, "argv", ["job", "--quick", "--resume", "--data", "noise", "--out", str(tmp_path)])
     for dirty in (True, False):
         monkeypatch.setattr(job, "provenance", lambda dirty=dirty: {"dirty": dirty})

@@ -12,6 +12,6 @@ def non_negative(name: str, value: float) -> float:
     number = real_array(name, value)
     if number.ndim != 0 or not 0 <= number < np.inf:
         raise ValueError(f"{name} must be a single number, finite and not negative, got {value!r}")
-    if not np.isfinite(float(number) ** 2):
+    if not np.isfinite(float(number) * float(number)):  # ** would raise
         raise ValueError(f"{name} must have a square that float64 holds, got {value!r}")
     return float(number)

@@ -1,0 +1,125 @@
+"""Looks at a training model as one labelled dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gradlab.tracking_measures import LayerMeasures
+from gradlab.validation import Array
+from gradlab.variables import VARIABLES
+
+
+class Look(NamedTuple):
+    """What was seen at one moment of training.
+
+    Attributes:
+        epoch: how many epochs were done.
+        step: how many updates of the weights.
+        loss: on the probe batch.
+        measures: by layer; empty where something was not finite.
+        gradient_norms: of the gradient of each weight, by path.
+        clipped_norms: of the same after clipping.
+        seconds: what the look cost.
+    """
+
+    epoch: float
+    step: int
+    loss: float
+    measures: dict[str, LayerMeasures]
+    gradient_norms: dict[str, float]
+    clipped_norms: dict[str, float]
+    seconds: float
+
+    def headlines(self) -> dict[str, float]:
+        """Return the values that go into the logs of a training."""
+        found: dict[str, float] = {}
+        for name, one in self.measures.items():
+            ends = one.log_gradient_norm[[0, -1]]
+            found[f"{name}/log_gradient_ratio"] = float(ends[0] - ends[1]) if np.isfinite(ends[1]) else math.nan
+            for value in ("decay_rate", "lyapunov_exponent", "spectral_radius", "saturation"):
+                found[f"{name}/{value}"] = getattr(one, value)
+        for label, norms in (("gradient", self.gradient_norms), ("clipped_gradient", self.clipped_norms)):
+            found[f"probe_{label}_norm"] = math.hypot(*norms.values()) if norms else math.nan
+        return found
+
+
+_SCALARS = {
+    "lyapunov_exponent": "largest_lyapunov_exponent",
+    "decay_rate": "decay_rate",
+    "spectral_radius": "spectral_radius",
+    "saturation": "saturation",
+}
+_CURVES = ("log_gradient_norm", "log_direct_gradient_norm", "log_recurrent_gradient_norm")
+
+
+def as_dataset(looks: Sequence[Look], lags: Sequence[int]) -> xr.Dataset:
+    """Return looks in one dataset, dims epoch, layer, time, spectrum_lag, mode, weight.
+
+    Args:
+        looks: at least one.
+        lags: at which the spectra were taken.
+
+    Returns:
+        The dataset, NaN where a look was not finite and where a layer ends before another.
+    """
+    layers = list(dict.fromkeys(name for one in looks for name in one.measures))
+    weights = list(dict.fromkeys(name for one in looks for name in one.gradient_norms))
+    whole = [one.measures[name] for one in looks for name in one.measures]
+    T = max((len(one.log_gradient_norm) for one in whole), default=1)
+    n = max((one.log_singular_values.shape[1] for one in whole), default=1)
+    E, K, each = len(looks), len(lags), ("epoch", "layer")
+    values: dict[str, tuple[tuple[str, ...], Array]] = {}
+    for name in _CURVES:
+        values[name] = ((*each, "time"), np.full((E, len(layers), T), np.nan))
+    values["log_singular_values_at_lag"] = (
+        (*each, "spectrum_lag", "mode"),
+        np.full((E, len(layers), K, n), np.nan),
+    )
+    for name in _SCALARS.values():
+        values[name] = (each, np.full((E, len(layers)), np.nan))
+    for e, look in enumerate(looks):
+        for layer, one in look.measures.items():
+            place = layers.index(layer)
+            for name in _CURVES:
+                curve = getattr(one, name)
+                values[name][1][e, place, : len(curve)] = curve
+            spectrum = one.log_singular_values
+            values["log_singular_values_at_lag"][1][e, place, :, : spectrum.shape[1]] = spectrum
+            for attribute, name in _SCALARS.items():
+                values[name][1][e, place] = getattr(one, attribute)
+    for name, norms in (
+        ("log_weight_gradient_norm", [one.gradient_norms for one in looks]),
+        ("log_clipped_weight_gradient_norm", [one.clipped_norms for one in looks]),
+    ):
+        with np.errstate(divide="ignore"):
+            table = np.log([[row.get(weight, np.nan) for weight in weights] for row in norms])
+        values[name] = (("epoch", "weight"), table.reshape(E, len(weights)))
+    values["probe_loss"] = (("epoch",), np.array([one.loss for one in looks]))
+    values["tracking_seconds"] = (("epoch",), np.array([one.seconds for one in looks]))
+    ds = xr.Dataset({name: (dims, value, _labels(name)) for name, (dims, value) in values.items()})
+    steps = ("epoch", np.array([one.step for one in looks]), {"long_name": "updates of the weights", "units": "1"})
+    ds = ds.assign_coords(
+        epoch=("epoch", np.array([one.epoch for one in looks]), {"long_name": "epochs done", "units": "1"}),
+        step=steps,
+        layer=("layer", np.array(layers, dtype=str)),
+        time=("time", np.arange(T), {"long_name": "time step t", "units": "steps"}),
+        spectrum_lag=("spectrum_lag", np.array(lags, np.int64), {"long_name": "lag k", "units": "steps"}),
+        mode=("mode", np.arange(1, n + 1), {"long_name": "mode i", "units": "1"}),
+        weight=("weight", np.array(weights, dtype=str)),
+    )
+    lengths = np.full(len(layers), -1)
+    for look in looks:
+        for layer, one in look.measures.items():
+            lengths[layers.index(layer)] = len(one.log_gradient_norm) - 1
+    return ds.assign_coords(steps=("layer", lengths, {"long_name": "length T of the sequences", "units": "steps"}))
+
+
+def _labels(name: str) -> dict[str, str]:
+    """Return long name, units and formula of a variable."""
+    _, long_name, units, formula = VARIABLES[name]
+    return {"long_name": long_name, "units": units, "formula": formula}
