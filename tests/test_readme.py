@@ -15,8 +15,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+SCRIPTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script, _ = SCRIPTS
     monkeypatch.chdir(tmp_path)
     exec(compile(script, "README.md", "exec"), {})
     plt.close("all")
@@ -24,6 +27,19 @@ def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ds = gl.load(tmp_path / "tanh.nc")
     assert (rate, radius) == (float(ds["decay_rate"].mean()), float(ds["spectral_radius"]))
     assert exponent == float(ds["lyapunov_exponent"][:, 0].mean())
+
+
+def test_the_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is printed, but with fewer and smaller networks, and without a cluster (`test_sweep_cluster`)."""
+    _, script = SCRIPTS
+    monkeypatch.chdir(tmp_path)
+    small = "gl.Experiment('lstm', gain=g, seed=s, units=2, data='noise', epochs=0, probes=2, held_out=2)"
+    script = script.replace('gl.Experiment("lstm", gain=g, seed=s)', small).replace("range(10)", "range(1)")
+    lines = [line for line in script.splitlines() if "scheduler" not in line]
+    names = {"gl": gl}
+    exec(compile("\n".join(lines), "README.md", "exec"), names)
+    assert len(list((tmp_path / "runs").glob("*.nc"))) == 3
+    assert sorted(names["ds"]["gain"].to_numpy().ravel().tolist()) == [0.5, 1.0, 2.0]
 
 
 def test_every_public_name_has_a_line() -> None:
