@@ -1,0 +1,121 @@
+"""The compiled core piece by piece: registers, twofold products and eliminations, frames."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from numpy.typing import NDArray
+
+from gradlab import graded, kernels, log_singular_values
+from gradlab.registers import fma, larger, load, spread, store
+
+Array = NDArray[np.float64]
+SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
+TWOFOLD = 2.0**-98  # n ≤ 16 terms, each rounded to 2^-105 of its size, and elimination four times as much
+checked = settings(deadline=None, max_examples=20)
+
+
+@njit
+def by_registers(A, out):
+    """Put a·b + c, the larger of |a| and |b|, a − b and 2a into the rows of `out`, for the rows of A."""
+    for j in range(0, A.shape[1], graded.WIDTH):
+        a, b, c = load(A, 0, j), load(A, 1, j), load(A, 2, j)
+        store(out, 0, j, fma(a, b, c))
+        store(out, 1, j, larger(a, b))
+        store(out, 2, j, a - b)
+        store(out, 3, j, spread(2.0) * a + (c - c))
+
+
+def test_registers() -> None:
+    A, out = np.random.default_rng(0).standard_normal((3, 24)), np.full((5, 24), np.nan)
+    by_registers(A, out)
+    exact = [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in A.T.tolist()]
+    np.testing.assert_array_equal(out[0], exact)  # rounded once
+    np.testing.assert_array_equal(out[1], np.abs(A[:2]).max(axis=0))
+    np.testing.assert_array_equal(out[2], A[0] - A[1])
+    np.testing.assert_array_equal(out[3], 2 * A[0])
+    assert np.isnan(out[4]).all()
+
+
+def factored(n: int, seed: int) -> tuple[graded.Graded, Array, Array]:
+    """Return the product after one dense step, that step, and room."""
+    step = np.random.default_rng(seed).standard_normal((n, n))
+    F = graded.identity(n)
+    kernels.sweep(F, step[None], np.zeros(1, bool), graded.examples_of_rounding(n), graded.room_for(0, n))
+    return F, step, np.zeros((3, n + 1, graded.padded(n)))
+
+
+def fractions(high: Array, low: Array) -> list[list[Fraction]]:
+    """High + low, exactly."""
+    return [
+        [Fraction(a) + Fraction(b) for a, b in zip(x, y, strict=True)]
+        for x, y in zip(high.tolist(), low.tolist(), strict=True)
+    ]
+
+
+@checked
+@given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
+def test_products_have_twice_the_digits(n: int, seed: int) -> None:
+    F, step, C = factored(n, seed)
+    kernels.multiply(step, F, *C)
+    triangle, found = fractions(F.high[:, :n], F.low[:, :n]), fractions(C[0][:n, :n], C[1][:n, :n])
+    for i in range(n):
+        for j in range(n):
+            terms = [Fraction(step[F.rows[k], i]) * triangle[k][j] for k in range(n)]
+            assert abs(found[i][j] - sum(terms)) <= TWOFOLD * sum(map(abs, terms))
+            assert C[2][i, j] == pytest.approx(float(sum(map(abs, terms))), rel=1e-14)
+    assert not C[:, n].any()  # nothing is written past the last row …
+    assert not C[:, :, n:].any()  # … or unit
+
+
+@checked
+@given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
+def test_elimination_has_twice_the_digits(n: int, seed: int) -> None:
+    F, step, C = factored(n, seed)
+    kernels.multiply(step, F, *C)
+    before, columns = fractions(C[0][:n, :n], C[1][:n, :n]), np.empty(n, np.int64)
+    exponents = F.exponent.copy()
+    assert kernels.eliminate(*C, F, columns, np.empty((1, C.shape[2]))) == n
+    after = fractions(C[0][:n, :n], C[1][:n, :n])
+    np.testing.assert_array_equal(F.exponent, exponents[columns])  # the scales go along
+    for k in range(n):
+        for j in range(n):
+            terms = [(after[k][m] if m < k else Fraction(1)) * after[m][j] for m in range(min(k, j) + 1)]
+            missed = abs(before[F.rows[k]][columns[j]] - sum(terms))
+            assert missed <= TWOFOLD * sum(map(abs, terms))
+    assert np.abs(np.tril(C[0][:n, :n], -1)).max(initial=0.0) <= 1.0
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_no_size_is_special(n: int) -> None:
+    J = np.random.default_rng(n).standard_normal((3, n, n)) / np.sqrt(n)
+    # the formed product errs by n·2^-53·‖P‖, and the values of three such factors span some 1e6
+    np.testing.assert_allclose(log_singular_values(J), reference.formed_log_singular_values(J), atol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (7, 3), (8, 8), (9, 8), (9, 9), (17, 16), (64, 64), (65, 1)])
+@pytest.mark.parametrize("size", [1.0, 1e-200, 1e200])
+def test_frames(n: int, k: int, size: float) -> None:
+    C = np.random.default_rng(n).standard_normal((2, n, k)) * size
+    Q, r = np.empty_like(C), np.empty((2, k))
+    kernels.orthonormal(C, Q, r)
+    rounding = 10 * n * 2.0**-53
+    np.testing.assert_allclose(Q.swapaxes(1, 2) @ Q, np.broadcast_to(np.eye(k), (2, k, k)), atol=rounding)
+    R = Q.swapaxes(1, 2) @ (C / size)
+    np.testing.assert_allclose(np.tril(R, -1), 0.0, atol=rounding * np.sqrt(n))
+    np.testing.assert_allclose(np.abs(R.diagonal(axis1=1, axis2=2)) * size, r, rtol=rounding * n)
+
+
+def test_frames_of_dead_directions() -> None:
+    C = np.zeros((1, 5, 3))
+    C[0, 2, 1] = 4.0
+    Q, r = np.empty_like(C), np.empty((1, 3))
+    kernels.orthonormal(C, Q, r)
+    np.testing.assert_allclose(Q[0].T @ Q[0], np.eye(3), atol=1e-15)
+    np.testing.assert_array_equal(r, [[0.0, 4.0, 0.0]])
