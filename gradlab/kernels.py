@@ -1,8 +1,11 @@
 """The sweep and the reading-out of `gradlab.graded`, compiled.
 
-Everything compiled is in this file: Numba keeps compiled functions on disk, and looks at the file of a function, not at
-those of the functions it calls, to see whether they have changed. Loops over whole registers are written out
-(`gradlab.registers`); matrices of the state are transposed where that lets them run along rows.
+Everything compiled is in this file, but for single instructions: Numba keeps compiled functions on disk, and looks at
+the file of a function, not at those of what it uses, to see whether they have changed. COMPILED_WITH, the digest of
+the files whose constants and instructions are compiled in, brings their changes into this file; a test compares it.
+
+Loops over whole registers are written out (`gradlab.registers`); matrices of the state are transposed where that lets
+them run along rows.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,10 +22,13 @@ from gradlab.graded import PATTERNS, UNIT, WIDTH
 from gradlab.registers import bits_of, fma, from_bits, larger, load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
+COMPILED_WITH = "988732a261122e67"
+
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
+UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 
@@ -140,7 +146,7 @@ def multiply(step, F, C_high, C_low, C_size):
         for j in range(0, n, WIDTH):
             high = low = other_high = other_low = zero
             size = other_size = zero
-            for k in range(j, n):  # a row of the triangle is zero from its diagonal on
+            for k in range(j, n):  # a row of the triangle is zero beyond its diagonal
                 x, x_low = load(F.high, k, j), load(F.low, k, j)
                 x_size = larger(x, zero)
                 a = spread(columns[0, k])
@@ -332,6 +338,8 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
             rest = fma(entry, inverse, -factor) + (entry * inverse_low + C_low[i, k] * inverse)
             C_high[i, k] = factor + rest
             C_low[i, k] = rest - (C_high[i, k] - factor)
+            if entry != 0.0 and abs(C_high[i, k]) < UNDERFLOWS:
+                F.flags[0] = True  # it may leave float64, and be missed when the row opens again
         for i in range(k + 1, n, 2):
             subtract_multiple(C_high, C_low, i, k, pivot, start, rank, left_size)
         k += 1
@@ -428,6 +436,8 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
     for j in range(n):
         for k in range(n):
             F.turned[j, k] = M[j, k] if k > j else 0.0
+            if k > j and not abs(M[j, k]) < 1.0 / UNIT:  # NaN is not, either: nothing is known of this column
+                F.turned[j, k], F.error[j] = 0.0, np.inf
 
 
 @compiled
@@ -447,7 +457,7 @@ def refactor(C_high, C_low, C_size, F, examples, work):
     """
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
-    Rt, Ut, M, Y, L_size = work
+    Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
     rank = eliminate(C_high, C_low, C_size, F, columns, np.empty((1, C_high.shape[1])))
     for j in range(n):
         for k in range(C_high.shape[1]):
@@ -516,7 +526,8 @@ def sweep(F, J, wanted, examples, out):
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
     unit = np.empty((n, n))
-    C_high, C_low, C_size = np.zeros((3, n + 1, F.high.shape[1]))  # the last row makes their number even
+    C = np.zeros((3, n + 1, F.high.shape[1]))  # one row more, for an odd n
+    C_high, C_low, C_size = C[0], C[1], C[2]  # taken apart otherwise they would not count as contiguous
     work = np.zeros((5, n + 1, F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
@@ -526,8 +537,9 @@ def sweep(F, J, wanted, examples, out):
             own = exponents[i] if split else shift
             for j in range(n):
                 unit[i, j] = scaled(J[s, i, j], -own) if J[s, i, j] != 0.0 else 0.0
-                if unit[i, j] == 0.0 and J[s, i, j] != 0.0:
-                    F.flags[:] = True  # a row that spans more than float64
+                if J[s, i, j] != 0.0 and abs(unit[i, j]) < UNDERFLOWS:
+                    F.flags[0] = True
+                    F.flags[1] |= unit[i, j] == 0.0  # a row that spans more than float64
         if split:
             parts = 1 + (high - low) // BRACKET_BITS
             for p in range(parts):
@@ -565,15 +577,16 @@ def reflect(A, k, V, place, along, stop):
         scale, 0.0 where there was nothing to do; v goes to V[place], from k on.
     """
     n = len(A)
-    size, below = abs(A[k, k]), 0.0
+    size = 0.0
     for i in range(k + 1, n):
         size = max(size, abs(A[i, k]))
+    if size == 0.0:
+        return 0.0
+    size, below = max(size, abs(A[k, k])), 0.0
     unit = 1.0 if 1e-140 < size < 1e140 else 1.0 / max(size, 1e-300)  # squares must not leave float64
     for i in range(k + 1, n):
         V[place, i] = A[i, k] * unit
         below += V[place, i] * V[place, i]
-    if below == 0.0:
-        return 0.0
     top = A[k, k] * unit
     beta = -math.copysign(math.sqrt(top * top + below), top)
     first = top - beta
@@ -701,7 +714,8 @@ def triangularise(out, At, first):
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
     order, order_before = np.empty(n, np.int64), np.full(n, -1)
-    A, Rt, Ut, B, Y_before = np.zeros((5, *out.high.shape[1:]))
+    work = np.zeros((5, *out.high.shape[1:]))
+    A, Rt, Ut, B, Y_before = work[0], work[1], work[2], work[3], work[4]
     Rt_of_Y, pivots_of_Y = np.empty_like(Rt), np.empty(n)
     for m in range(M):
         Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]

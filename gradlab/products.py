@@ -16,7 +16,7 @@ from gradlab import graded
 from gradlab.blas import one_blas_thread
 from gradlab.kernels import sweep
 from gradlab.reading import EPS, read_out, rounding
-from gradlab.scales import Integers
+from gradlab.scales import Integers, descending
 from gradlab.streaming import LazyJacobians, StepReader
 from gradlab.validation import Array
 
@@ -24,8 +24,10 @@ LOST = 1e-7  # the error of a sweep in float64 past which ours is looked at by a
 REVERSALS = 6  # … at so many lags
 SHAKES = (1, 2, 3)  # seeds
 NO_DIGIT = 0.1  # nats by which a value changes that the last digits of J decide: it may as well be zero
+SAME = 1e-9  # nats within which a value is found again though one above it has vanished
 UNTRUSTED = 1e-6  # the error at which the user is told
-CHUNK_BYTES = 1 << 20  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded
+CHUNK_BYTES = 1 << 20  # per array: a chunk of lags stays in a core's cache, and the memory stays bounded …
+MANY_SEQUENCES = 32  # … for which so many sequences or more take chunks that are shorter
 
 
 Times = Sequence[int] | NDArray[np.integer]
@@ -83,7 +85,7 @@ def log_singular_values(
     Warns:
         RuntimeWarning: a step Jacobian is singular to working precision without a zero row (a low-rank W), and −∞
             stands for what is no different from zero in float64; or the last digits of J decide some values (a change
-            of its entries by one unit in the last place moves them by more than 0.1 nats), which are right for J as it
+            of its entries by two units in the last place moves them by more than 0.1 nats), which are right for J as it
             is; or some values are uncertain by more than 1e-6 nats.
 
     Source:
@@ -144,10 +146,13 @@ def _distrust(reader: StepReader, times: Integers, found: _Found) -> None:
     found.error[lost] = np.maximum(found.error[lost], _error_by_reversal(reader, times, lost, ln_s))
     nothing = np.zeros_like(ln_s, bool)
     for shake in SHAKES:
-        nothing |= ~(_apart(ln_s, _at_times(reader, times, sequences=lost, shake=shake).ln_s) <= NO_DIGIT)
+        shaken = _at_times(reader, times, sequences=lost, shake=shake).ln_s
+        nothing |= ~((_apart(ln_s, shaken) <= NO_DIGIT) | (_nearest(ln_s, shaken) <= SAME))
     zero = nothing & found.singular[lost, :, None]
     ln_s[zero] = -np.inf
-    found.ln_s[lost] = np.sort(ln_s, axis=2)[..., ::-1]
+    order = descending(ln_s)
+    found.ln_s[lost] = np.take_along_axis(ln_s, order, axis=2)
+    found.error[lost] = np.take_along_axis(found.error[lost], order, axis=2)
     found.vanished[lost] |= zero.any(axis=2)
     found.undecided[lost] = (nothing & ~zero).any(axis=2)
 
@@ -164,7 +169,9 @@ def _error_by_reversal(reader: StepReader, times: Integers, sequences: Integers,
         apart = np.empty((len(checked), ln_s.shape[2]))
         for k, index in enumerate(checked):
             other = StepReader.of(_Reversed(reader, b, int(times[index])))
-            apart[k] = _apart(ln_s[i, index], _at_times(other, np.array([0])).ln_s[0, 0])
+            reversed_ln_s = _at_times(other, np.array([0])).ln_s[0, 0]
+            nearest = _nearest(ln_s[i, index], reversed_ln_s)
+            apart[k] = np.where(nearest <= SAME, nearest, _apart(ln_s[i, index], reversed_ln_s))
         after = np.searchsorted(checked, np.arange(len(times)))
         before = np.searchsorted(checked, np.arange(len(times)), side="right") - 1
         error[i] = np.maximum(apart[after], apart[before])
@@ -190,6 +197,14 @@ def _apart(ln_s: Array, other: Array) -> Array:
     apart = np.subtract(ln_s, other, out=np.zeros_like(other), where=ln_s != other)  # −∞ is −∞
     difference: Array = np.abs(apart) + rounding(ln_s)
     return difference
+
+
+def _nearest(ln_s: Array, other: Array) -> Array:
+    """How far each value is from the nearest of another answer: one that vanishes there moves the smaller ones up."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(ln_s[..., :, None] - other[..., None, :])
+    apart[ln_s[..., :, None] == other[..., None, :]] = 0.0  # −∞ is −∞
+    return np.nan_to_num(apart, nan=np.inf).min(axis=-1)
 
 
 def _checked_times(times: Times | None, T: int) -> Integers:
@@ -224,13 +239,13 @@ def _at_times(
 ) -> _Found:
     """Sweep once over the steps of the `sequences` (all) and read out the `times` (ascending).
 
-    `shake`, a seed, changes every entry of J by at most one unit in its last place.
+    `shake`, a seed, changes every entry of J by at most two units in its last place.
     """
     B, _, n, _ = reader.shape
     chosen = np.arange(B) if sequences is None else sequences
     shape = (len(chosen), len(times), n)
     found = _Found(*np.empty((3, *shape)), *np.zeros((3, *shape[:2]), bool))
-    lags = max(1, CHUNK_BYTES // (8 * n * graded.padded(n)))
+    lags = max(1, CHUNK_BYTES // (8 * n * graded.padded(n) * -(-len(chosen) // MANY_SEQUENCES)))
     examples = graded.examples_of_rounding(n)
     rng = np.random.default_rng(shake)
 

@@ -120,9 +120,9 @@ class _Layout:
         clear_above = (lowest > (envelope[each, done] + MARGIN_ABOVE)[:, None]).sum(axis=1)
         start = np.maximum(self.last_cut[batch, done], np.minimum(clear_above, done))
         stop = (envelope >= (envelope[each, start] - WINDOW_BITS)[:, None]).sum(axis=1)
-        stop = np.minimum(stop, live)
+        stop = np.clip(stop, done + 1, live)
         clear_below = (envelope >= (lowest[each, stop - 1] + MARGIN_BELOW)[:, None]).sum(axis=1)
-        keep = np.maximum(np.maximum(clear_below, self.last_cut[batch, stop]), done + 1)
+        keep = np.clip(np.maximum(clear_below, self.last_cut[batch, stop]), done + 1, stop)
         return _Windows(batch, start, stop, done, np.where(stop == live, stop, keep))
 
 

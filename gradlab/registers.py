@@ -47,6 +47,11 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any, column
     return builder.bitcast(builder.gep(A.data, [offset]), _vector.as_pointer())
 
 
+def _rows(A: Any) -> bool:
+    """Whether A is what `load` and `store` may touch: anything else would be memory corrupted."""
+    return isinstance(A, types.Array) and A.ndim == 2 and A.layout == "C" and A.dtype == types.float64
+
+
 @intrinsic
 def load(typing_context: Any, A: Any, row: Any, column: Any) -> Any:
     """A[row, column : column + 8] of a contiguous A, without any check."""
@@ -54,7 +59,7 @@ def load(typing_context: Any, A: Any, row: Any, column: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_address(context, builder, signature.args[0], *arguments), align=8)
 
-    return register(A, types.int64, types.int64), generate
+    return (register(A, types.int64, types.int64), generate) if _rows(A) else None
 
 
 @intrinsic
@@ -65,7 +70,7 @@ def store(typing_context: Any, A: Any, row: Any, column: Any, x: Any) -> Any:
         builder.store(arguments[3], _address(context, builder, signature.args[0], *arguments[:3]), align=8)
         return context.get_dummy_value()
 
-    return types.void(A, types.int64, types.int64, register), generate
+    return (types.void(A, types.int64, types.int64, register), generate) if _rows(A) and A.mutable else None
 
 
 @intrinsic

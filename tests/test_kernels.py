@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
+from numba import TypingError, njit
 from numpy.typing import NDArray
 
 from gradlab import graded, kernels, log_singular_values
@@ -41,6 +43,21 @@ def test_registers() -> None:
     np.testing.assert_array_equal(out[2], A[0] - A[1])
     np.testing.assert_array_equal(out[3], 2 * A[0])
     assert np.isnan(out[4]).all()
+
+
+@pytest.mark.parametrize(
+    "A", [np.ones((4, 8), np.float32), np.ones((8, 4)).T, np.ones((8, 16))[:, ::2], np.ones((1, 4, 8)), np.ones(8)]
+)
+def test_registers_touch_nothing_but_contiguous_float64(A: Array) -> None:
+    with pytest.raises(TypingError):
+        by_registers(A, np.ones((4, 8)))
+
+
+def test_what_is_kept_compiled_is_of_these_files() -> None:
+    folder = Path(kernels.__file__).parent
+    text = b"".join((folder / name).read_bytes() for name in ("graded.py", "registers.py", "scales.py"))
+    digest = hashlib.sha256(text).hexdigest()[:16]
+    assert digest == kernels.COMPILED_WITH, f"put {digest} into COMPILED_WITH, so that Numba compiles again"
 
 
 def factored(n: int, seed: int) -> tuple[graded.Graded, Array, Array]:
@@ -110,6 +127,13 @@ def test_frames(n: int, k: int, size: float) -> None:
     R = Q.swapaxes(1, 2) @ (C / size)
     np.testing.assert_allclose(np.tril(R, -1), 0.0, atol=rounding * np.sqrt(n))
     np.testing.assert_allclose(np.abs(R.diagonal(axis1=1, axis2=2)) * size, r, rtol=rounding * n)
+
+
+def test_a_frame_graded_past_what_squares_hold() -> None:
+    C = np.array([[[1.0, 1.0], [1e-170, 2e-170]]])
+    Q, r = np.empty_like(C), np.empty((1, 2))
+    kernels.orthonormal(C, Q, r)
+    np.testing.assert_allclose(r, [[1.0, 1e-170]], rtol=1e-15)
 
 
 def test_frames_of_dead_directions() -> None:

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from gradlab import products, reading
+from gradlab.graded import padded
 from gradlab.products import log_singular_values
 from gradlab.streaming import StepReader
 
@@ -317,6 +318,31 @@ def test_what_does_not_fit_one_row_is_announced(rows: list[list[float]]) -> None
     assert not (error < 1).all()
 
 
+def test_units_that_shut_past_what_float64_holds_are_announced() -> None:
+    """Two uncoupled units shut by turns after they were mixed: the coupling falls below 2^-1074 on the way."""
+    mixed = np.array([[[1.0, 1.0], [1.0, -1.0]]])
+    for shut, steps in ((0.1, 400), (2.0**-1000, 2)):
+        J = np.concatenate(
+            [np.repeat(np.diag([shut, 1.0])[None], steps, 0), np.repeat(np.diag([1.0, shut])[None], steps, 0), mixed]
+        )
+        with pytest.warns(RuntimeWarning, match="uncertain|singular to working precision"):
+            ln_s, error = log_singular_values(J, times=[0], return_error=True)
+        wrong = np.abs(ln_s[0] - (0.5 * np.log(2) + steps * np.log(shut)))
+        assert (wrong <= 30 * error[0]).all()
+
+
+def test_a_value_below_noise_keeps_its_place() -> None:
+    J = np.zeros((1, 3, 3))
+    J[0, :2, :2] = np.outer([1.0, 0.3], [0.1, 0.7])  # rank 1 but for rounding, which is far above 1e-100
+    J[0, 2, 2] = 1e-100
+    with pytest.warns(RuntimeWarning, match="singular to working precision"):
+        ln_s, error = log_singular_values(J, return_error=True)
+    assert ln_s[0, 1] == pytest.approx(-100 * np.log(10), abs=1e-12)
+    assert error[0, 1] < 1e-12
+    assert np.isneginf(ln_s[0, 2])
+    assert np.isinf(error[0, 2])
+
+
 # --- The error estimate ------------------------------------------------------------------------------------------
 
 
@@ -362,7 +388,7 @@ def test_batch_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
     J = np.stack([cases.tanh_net(6, 23, 2.0, seed) for seed in range(5)])
     together = log_singular_values(J)
     assert distance(together, np.stack([log_singular_values(one) for one in J])) < 1e-12
-    for cores, chunk in ((1, 1), (1, 1 << 19), (3, 8 * 36 * 2), (3, 8 * 36 * 7)):
+    for cores, chunk in ((1, 1), (1, 1 << 19), (3, 8 * 6 * padded(6) * 2), (3, 8 * 6 * padded(6) * 7)):
         monkeypatch.setattr(products, "_usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(products, "CHUNK_BYTES", chunk)
         assert distance(log_singular_values(J), together) < 1e-12
