@@ -4,7 +4,7 @@ The table gives max |Δ ln σ| over all values and all lags up to 16 units, and 
 ratios beyond (all of them in high precision would take hours; --lags asks for another number). "inf" is a value that
 underflowed to 0, or an exact zero that was not seen.
 
-    python benchmarks/spectrum_accuracy.py            # four minutes on 2 cores
+    python benchmarks/spectrum_accuracy.py            # five minutes on 2 cores
     python benchmarks/spectrum_accuracy.py --quick    # seconds; writes nothing unless --out is given
     python benchmarks/spectrum_accuracy.py --plot     # the figure again from the JSON
 
