@@ -405,7 +405,7 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
     """
     n = len(F.rows)
     pattern = F.steps[0] % PATTERNS
-    weights = np.zeros((4, n + 1))
+    weights = np.zeros((4, n))
     for j in range(0, n, 2):  # M, transposed like `turned`, two rows at a time
         for i in range(j, min(j + 2, n)):
             for m in range(n):
@@ -625,7 +625,7 @@ def triangle_of(A):
 def orthonormal(C, Q, r):
     """Q and r = |diag R| of each C = Q·R [B, n, k] by reflections."""
     B, n, K = C.shape
-    width = (K // WIDTH + 2) * WIDTH
+    width = -(-K // WIDTH) * WIDTH
     A, H, V = np.zeros((n, width)), np.zeros((n, width)), np.zeros((K, n))
     along, scales = np.zeros((1, width)), np.zeros(K)
     for b in range(B):
