@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gradlab.experiment import Experiment
-from gradlab.jobs import FAILED, Job, Outcome, perform
+from gradlab.jobs import DONE, FAILED, Job, Outcome, perform
 from gradlab.store import Store
 
 PATIENCE = "10s"  # for a scheduler to answer
@@ -117,7 +117,7 @@ def outcomes_of(client: Any, todo: list[Experiment], store: Store, job: Job) -> 
                 suspects.append(experiment)
             elif isinstance(error, distributed.KilledWorker):
                 said = "KilledWorker: every worker that was at this run died, it may need more memory than they have"
-                store.write_failure(experiment, said, f"{said}\n{error}\n")
+                store.write_failure(experiment, said, f"{said}\n")  # Dask's words name a machine
                 yield Outcome(experiment, FAILED, error=said)
             elif error is not None:
                 raise error
@@ -134,6 +134,8 @@ def outcomes_of(client: Any, todo: list[Experiment], store: Store, job: Job) -> 
 def work(job: Job, experiment: Experiment) -> Outcome:
     """Make one run in a worker, which is replaced by a fresh one if it has grown too much."""
     outcome = perform(job, experiment)
+    if outcome.status != DONE:  # the worker that is given it next would have to do it again
+        return outcome
     worker = _distributed().get_worker()
     memory = int(worker.monitor.proc.memory_info().rss)
     if memory > _after_first_run.setdefault("bytes", memory) + job.growth and worker.nanny:

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from xarray.core import indexing
 from gradlab.experiment import Experiment
 from gradlab.store import Store, as_store
 
+_DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(Experiment)}
 _FROM_ATTRIBUTES = ("commit", "dirty", "gradlab_version", "wall_seconds", "content_hash")
 
 
@@ -44,10 +45,11 @@ def open_store(store: Store | str | os.PathLike[str]) -> xr.Dataset:
 
     Returns:
         Every variable of any of the results, with dim run in front. Coordinates: every field of `Experiment`, over run
-        if it varies; key, commit, whether the tree was dirty, wall_seconds, content_hash. (A field with the name of a
-        dim is called ``parameter_<name>``.) Attributes: ``failed``, a list of key, experiment and error for each run
-        that failed and has no result; ``unreadable``, messages on files that are damaged, foreign or of an unknown
-        version. A warning says how many there are of either.
+        if it varies; key, commit, whether the tree was dirty, wall_seconds, content_hash; status over run and stage,
+        "ok" or why a network could not be measured. (A field with the name of a dim is called ``parameter_<name>``; a
+        field that was not there yet when a run was made has its default.) Attributes: ``failed``, a list of key,
+        experiment and error for each run that failed when it was last made; ``unreadable``, messages on files that are
+        damaged, foreign or of an unknown version. A warning says how many there are of either.
 
     Raises:
         FileNotFoundError: there is nothing there.
@@ -78,11 +80,12 @@ def open_store(store: Store | str | os.PathLike[str]) -> xr.Dataset:
         {"key": key, "experiment": one.get("experiment"), "error": one.get("error")} for key, one in failures.items()
     ]
     made.attrs["unreadable"] = unreadable
+    older = "" if failures.keys().isdisjoint(form.key for form in forms) else " (reuse='none' where an older result is)"
     for name, found in (("failed", list(failures)), ("unreadable", unreadable)):
         if found:
             warnings.warn(
                 f"{len(found)} runs of {store.location} are {name}, the first: {found[0]}; see"
-                f" ds.attrs[{name!r}], and gl.sweep makes them again",
+                f" ds.attrs[{name!r}], and gl.sweep makes them again{older}",
                 stacklevel=2,
             )
     return made
@@ -91,10 +94,13 @@ def open_store(store: Store | str | os.PathLike[str]) -> xr.Dataset:
 def _form(key: str, ds: xr.Dataset) -> _Form:
     """Return what a result holds."""
     parameters = json.loads(ds.attrs.get("experiment", "{}"))
-    known = {field.name: parameters.get(field.name) for field in fields(Experiment)}
+    known = {name: parameters.get(name, default if parameters else None) for name, default in _DEFAULTS.items()}
     return _Form(
         key,
-        {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in known.items()},
+        {
+            name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for name, value in known.items()
+        },
         ds.attrs,
         {str(name): size for name, size in ds.sizes.items()},
         {str(name): tuple(ds[name].values.tolist()) for name in ds.dims if name in ds.variables},
@@ -142,6 +148,10 @@ def _together(store: Store, forms: list[_Form]) -> xr.Dataset:
     coords["key"] = ("run", keys)
     for name in _FROM_ATTRIBUTES:
         coords[name] = ("run", np.array([form.attrs.get(name, np.nan) for form in forms]))
+    stages = labels.get("stage", [])
+    if stages and "status" not in variables:
+        said = [[str(form.attrs.get(f"status_{stage}", "")) for stage in stages] for form in forms]
+        coords["status"] = (("run", "stage"), np.array(said))
     if "lag" in variables:  # a coordinate of every result
         coords["lag"] = variables.pop("lag")
     return xr.Dataset(variables, coords)

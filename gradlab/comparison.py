@@ -40,8 +40,9 @@ class Comparison:
 
     @property
     def settled(self) -> bool:
-        """Whether the interval of the difference leaves out 0: which of the two is larger is then known."""
-        return not self.difference.low <= 0.0 <= self.difference.high
+        """Whether the interval of the difference, with finite ends, leaves out 0: it is then known which is larger."""
+        low, high = self.difference.low, self.difference.high
+        return bool(np.isfinite([low, high]).all()) and not low <= 0.0 <= high
 
     def __str__(self) -> str:
         d = self.difference

@@ -78,7 +78,13 @@ class Convergence:
             which = self.outcome == name
             if which.any():
                 found.append(f"{int(which.sum())} of {total} {says(which)}")
-        return f"too short at {lengths}: " + "; ".join(found) if found else f"long enough at {lengths}: all {total}"
+        if found:
+            return f"too short at {lengths}: " + "; ".join(found)
+        dead = int((self.outcome == "dead").sum())
+        if dead == total:
+            return f"rates of −∞ at {lengths}: all {total}"
+        rest = f"{total - dead} of {total}, and a rate of −∞ {dead} of {total}" if dead else f"all {total}"
+        return f"long enough at {lengths}: {rest}"
 
     def _drifting(self, which: NDArray[np.bool_]) -> str:
         with np.errstate(divide="ignore"):

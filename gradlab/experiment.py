@@ -35,7 +35,7 @@ class Experiment:
     Attributes:
         cell: "tanh" or "relu" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
         gain: g, the size of the recurrent matrices at initialisation, every gate alike.
-        seed: of the weights, the order of the batches and the data.
+        seed: of the weights, the order of the batches and the data, below 2³².
         data: "digits" (64 pixel steps), "vowels" (masked, up to 29 steps), "adding", "noise" (white noise, nothing to
             learn).
         units: n of each gate.
@@ -113,6 +113,8 @@ class Experiment:
                 self._set(name, positive_integer(name, getattr(self, name)))
         for name in ("seed", "epochs"):
             self._set(name, _count(name, getattr(self, name)))
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}")
         for name in ("gain", "learning_rate"):
             self._set(name, _positive(name, getattr(self, name)))
         for name in CLIPS:
@@ -137,9 +139,9 @@ class Experiment:
             raise ValueError(f'forget_bias must be a finite number, "chrono" or None, got {self.forget_bias!r}')
 
     def _check_measured(self) -> None:
-        for name in ("measured", "measured_at"):
+        for name, kinds in (("measured", list | tuple), ("measured_at", list | tuple | None)):
             value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, list | tuple | None):
+            if not isinstance(value, kinds):
                 raise TypeError(f"{name} must be a list, got {value!r}; put brackets around it")
         for one in self.measured:
             _one_of("measured", one, MEASURES)
@@ -168,6 +170,8 @@ class Experiment:
                     )
         if self.length is not None and self.length < 2:
             raise ValueError(f"length must be at least 2, got {self.length}")
+        if self.forget_bias == "chrono" and self.length is not None and self.length < 3:
+            raise ValueError(f'forget_bias="chrono" goes with length of at least 3, got length={self.length}')
         if self.forget_bias is not None and self.cell not in ("lstm", "gru"):
             raise ValueError(f'forget_bias goes with cell "lstm" or "gru", got it with "{self.cell}"')
         if self.momentum and self.optimizer != "sgd":
@@ -271,8 +275,8 @@ def read_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
     path = Path(path)
     if path.suffix not in (".toml", ".json"):
         raise ValueError(f"{path} must end in .toml or .json, got {path.suffix or 'no suffix'!r}; rename it")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         raise ValueError(
@@ -294,6 +298,8 @@ def _expanded(table: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Exper
         runs = table["runs"]
         if not isinstance(runs, list) or not all(isinstance(one, Mapping) for one in runs):
             raise TypeError(f"runs must be a list of tables, got {runs!r}")
+        if not runs:
+            raise ValueError("runs must hold at least one table, got none")
         found = []
         for number, one in enumerate(runs, 1):
             try:
@@ -304,6 +310,9 @@ def _expanded(table: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Exper
     grid = table.get("grid", {})
     if not isinstance(grid, Mapping) or not all(isinstance(values, list) for values in grid.values()):
         raise TypeError(f"grid must be a table of lists, got {grid!r}; put brackets around single values")
+    for key, values in grid.items():
+        if not values:
+            raise ValueError(f"the grid must have at least one value for {key!r}, got none")
     twice = sorted(set(grid) & set(own))
     if twice:
         raise ValueError(f"{twice} stand in the grid and beside it; leave them out of one")

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from gradlab.cells import RecurrentInitializer
-from gradlab.opened import Opened, opened
+from gradlab.opened import Opened, losses_in_float64, opened
 from gradlab.predictions.memory import chrono_biases
 from gradlab.probe import recurrent_layers
 from gradlab.step import as_step
@@ -223,7 +223,11 @@ class RegularizedModel(keras.Model):
         captured: list[Opened] = []
         with tf.GradientTape() as tape, opened(self.inner, recurrent, self._steps, tape, captured):
             outputs = self.inner(x, training=False)
-            value = super().compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False)
+            given = {"x": x, "y": y, "y_pred": outputs, "sample_weight": sample_weight, "training": False}
+            if not getattr(self._compile_loss, "built", True):  # Keras makes its loss objects at the first call
+                super().compute_loss(**given)
+            with losses_in_float64(self):
+                value = super().compute_loss(**given)
         gradients = tape.gradient(value, [one.epsilon for one in captured])
         parts = [tf.zeros((), tf.float64)]
         for layer, gradient in zip(captured, gradients, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from gradlab.results import replacing
 
-STALE = 24 * 3600.0  # seconds after which a temporary file is taken to have lost its writer
+STALE = 24 * 3600.0  # seconds after which a file that is written for a while is taken to have lost its writer
 
 
 class LocalFolder:
@@ -56,10 +57,14 @@ class LocalFolder:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    def sweep_out(self, prefix: str) -> None:
-        """Remove what killed writers left a day ago: temporary files, and those whose name begins with `prefix`."""
+    def touch(self, name: str) -> None:
+        """Make a file as young as if it were written now."""
+        (self.path / name).touch()
+
+    def sweep_out(self, left: re.Pattern[str]) -> None:
+        """Remove what killed writers left a day ago: the files of which `left` is the whole name."""
         for name in self.names():
-            if name.startswith(".") and (name.endswith(".tmp") or name.startswith(prefix)):
+            if left.fullmatch(name):
                 with contextlib.suppress(OSError):
                     if time.time() - (self.path / name).stat().st_mtime > STALE:
                         self.remove(name)
@@ -119,7 +124,10 @@ class RemoteFolder:
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(f"{self.root}/{name}")
 
-    def sweep_out(self, prefix: str) -> None:
+    def touch(self, name: str) -> None:
+        """Do nothing: nothing is removed for its age here."""
+
+    def sweep_out(self, left: re.Pattern[str]) -> None:
         """Leave everything: not every store tells when a file was written."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from gradlab.jacobian import check_connected
+from gradlab.jacobian import NotFiniteError, check_connected
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory, as_trajectory
 from gradlab.validation import Array
@@ -100,7 +100,7 @@ def state_gradients(
         )
     )
     if not np.isfinite(total).all() or not np.isfinite(recurrent).all():
-        raise ValueError(
+        raise NotFiniteError(
             f"the derivative of {traj.step.description} is not finite along this trajectory;"
             " gl.step_jacobians(traj) names the step"
         )
@@ -148,7 +148,7 @@ def _direct_gradient(traj: Trajectory, loss: Callable[[tf.Tensor], tf.Tensor]) -
         )
     direct_array = tf.convert_to_tensor(direct).numpy()
     if not np.isfinite(value.numpy()).all() or not np.isfinite(direct_array).all():
-        raise ValueError("the loss or its derivative is NaN or infinite at these states; check its logs and roots")
+        raise NotFiniteError("the loss or its derivative is NaN or infinite at these states; check its logs and roots")
     return value.numpy(), direct_array
 
 

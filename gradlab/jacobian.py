@@ -21,6 +21,10 @@ _CHUNK_ENTRIES = 1 << 22
 _CACHE_ENTRIES = 1 << 19
 
 
+class NotFiniteError(ValueError):
+    """A derivative is NaN or infinite where the state is finite."""
+
+
 def step_jacobians(
     traj: Trajectory,
     *,
@@ -47,9 +51,9 @@ def step_jacobians(
         float64 [B, T, n, n]; array index s holds t = s + 1.
 
     Raises:
-        ValueError: a derivative that is NaN or infinite (names the batch entry and the step), or that TensorFlow
-            cannot take; an unknown `method`; "closed_form" for a cell without a formula, or together with
-            `jit_compile`.
+        NotFiniteError: a ValueError: a derivative that is NaN or infinite (names the batch entry and the step).
+        ValueError: a derivative that TensorFlow cannot take; an unknown `method`; "closed_form" for a cell without a
+            formula, or together with `jit_compile`.
         TypeError: something that is not a `Trajectory`.
 
     Warns:
@@ -88,7 +92,7 @@ def step_jacobians(
         good = np.isfinite(J).all(axis=(2, 3))
         if not good.all():
             b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
-            raise ValueError(
+            raise NotFiniteError(
                 f"the derivative of {traj.step.description} is not finite at batch {b}, step {s + 1}, though the state"
                 " is; look for a square root, a division or a norm at 0 in the cell"
             )

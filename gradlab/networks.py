@@ -89,7 +89,7 @@ def gate_bias(experiment: Experiment, steps: int, shape: tuple[int, ...]) -> NDA
     n, bias = experiment.units, np.zeros(shape, np.float32)
     if experiment.forget_bias == "chrono":
         draw = np.random.default_rng(np.random.SeedSequence(experiment.seed).spawn(1)[0])
-        forget: Any = np.log(draw.uniform(1.0, max(steps - 1.0, 1.0), n))
+        forget: Any = np.log(draw.uniform(1.0, steps - 1.0, n))
     else:
         forget = np.full(n, experiment.forget_bias)
     if experiment.cell == "gru":

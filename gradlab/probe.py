@@ -55,7 +55,8 @@ class ProbeResult(NamedTuple):
     Attributes:
         loss: L, the mean over the batch as the model's loss reduces it.
         layers: gradients by layer, in the order in which the model calls them; empty where something is not finite.
-        weight_gradients: ∂L/∂w by path, as training would see it before clipping.
+        weight_gradients: ∂L/∂w by path, as training would see it before clipping; of weights of the same path the
+            second is "path:2", and so on.
         finite: whether loss, states, gradients and weights are finite.
         not_finite: what is not, in words; "" if all is.
     """
@@ -79,7 +80,8 @@ class Probe:
         inputs: what the model takes, an array or a structure of arrays, batch first.
         targets: what the loss compares with; None if it needs none.
         loss: ``loss(targets, outputs)``, a scalar or one value per sequence (then the mean counts); None: what the
-            model was compiled with, regularisation included.
+            model was compiled with, and what its layers add (regularisation of weights); not the penalties of a
+            `gradlab.fixes.RegularizedModel`, which count in training alone.
         sample_weight: weights of the sequences, for the compiled loss.
         layers: names of the recurrent layers to look at; None for all.
 
@@ -128,6 +130,11 @@ class Probe:
         self._paths: list[str] = []
         self._function = tf.function(self._graph, autograph=False)
         self._traced = False
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The layers in the order in which the model calls them; known after the first call."""
+        return list(self._called)
 
     def __call__(self) -> ProbeResult:
         """Return loss and gradients with the weights as they are now."""
@@ -197,7 +204,7 @@ class Probe:
             for one, g in zip(variables, found[2 * n :], strict=True)
         ]
         self._called = {one.name: one.layer for one in captured}
-        self._paths = [one.path for one in variables]
+        self._paths = _numbered([one.path for one in variables])
         return {"loss": value, "weights": weights, "layers": kept}
 
     def _value(self, outputs: Any) -> tf.Tensor:
@@ -315,6 +322,17 @@ def _in_short(error: Exception) -> str:
     """Return what an error of Keras says, without the list of arguments and the colours."""
     text = str(error).split("Arguments received")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
     return " ".join(text.split())[:400] or type(error).__name__
+
+
+def _numbered(paths: list[str]) -> list[str]:
+    """Return names that differ: of the same ones the second is "name:2", and so on."""
+    found: list[str] = []
+    for path in paths:
+        name, count = path, 2
+        while name in found:
+            name, count = f"{path}:{count}", count + 1
+        found.append(name)
+    return found
 
 
 def _is_float(variable: Any) -> bool:

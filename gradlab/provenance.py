@@ -127,20 +127,35 @@ def _git_state(checkout: Path) -> tuple[str, bool | str]:
 
 
 # an absolute path: at the start, after a separator or after a one-letter option; "//" is left alone (URLs)
-_ABSOLUTE = re.compile(r"""(?:(?<=^-\w)|(?<![^=,;:'"\s(\[]))(?:/(?!/)|[A-Za-z]:[\\/])[^=,;'"\s)\]]*""")
+_ABSOLUTE = re.compile(r"""(?:(?<=^-\w)|(?<![^=,;:'"\s(\[]))(?:/(?!/)|[A-Za-z]:[\\/])[^=,;'"\s)\]]+""")
 
 
 def _command(arguments: list[str], checkout: Path) -> str:
     """Return the command line, every absolute path made relative to `checkout` or cut to its last name."""
-
-    def shorten(path: str) -> str:
-        pure: PurePath = Path(path) if path.startswith("/") else PureWindowsPath(path)
-        with contextlib.suppress(ValueError, OSError):
-            return Path(path).resolve().relative_to(checkout).as_posix()
-        return pure.name
-
     if not arguments or not arguments[0]:
         return "interactive"
-    script = arguments[0] if arguments[0].startswith("-") else shorten(os.path.abspath(arguments[0]))
-    rest = (_ABSOLUTE.sub(lambda match: shorten(match.group()), text) for text in arguments[1:])
-    return shlex.join([script, *rest])
+    script = arguments[0] if arguments[0].startswith("-") else _shortened(os.path.abspath(arguments[0]), checkout)
+    return shlex.join([script, *(without_folders(text, checkout) for text in arguments[1:])])
+
+
+def without_folders(text: str, checkout: Path | None = None) -> str:
+    """Return a text with every absolute path made relative to `checkout`, or cut to its last name.
+
+    Args:
+        text: any.
+        checkout: a folder; None for the one that gradlab lies in.
+
+    Examples:
+        >>> without_folders("No such file: '/home/ada/runs/a.nc'")
+        "No such file: 'a.nc'"
+    """
+    root = checkout or Path(__file__).resolve().parent.parent
+    return _ABSOLUTE.sub(lambda match: _shortened(match.group(), root), text)
+
+
+def _shortened(path: str, checkout: Path) -> str:
+    """Return an absolute path relative to `checkout`, or its last name."""
+    pure: PurePath = Path(path) if path.startswith("/") else PureWindowsPath(path)
+    with contextlib.suppress(ValueError, OSError):
+        return Path(path).resolve().relative_to(checkout).as_posix()
+    return pure.name

@@ -140,13 +140,13 @@ def opened(source: Any, where: str) -> Iterator[xr.Dataset]:
 
     Raises:
         ValueError: as `load` does, but for damaged values, which `read` finds.
+        OSError: the file may be whole, but cannot be read now.
     """
     try:
         # decode_timedelta=False: a run time with the unit "seconds" is a number here, not a timedelta
         ds = xr.open_dataset(source, engine="h5netcdf", decode_timedelta=False, cache=False)
-    except PermissionError:
-        raise
     except _DAMAGED as error:
+        _let_through(error)
         raise _unreadable(where, error) from error
     with ds:
         if "schema_version" not in ds.attrs:
@@ -172,7 +172,14 @@ def read(ds: xr.Dataset, where: str) -> xr.Dataset:
     try:
         return ds.load()
     except _DAMAGED as error:
+        _let_through(error)
         raise _unreadable(where, error) from error
+
+
+def _let_through(error: Exception) -> None:
+    """Raise what the operating system says, which has a number; what HDF5 itself finds wrong with a file has none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _unreadable(where: str, error: Exception) -> ValueError:

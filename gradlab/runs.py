@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -15,13 +16,14 @@ import xarray as xr
 
 from gradlab import tasks
 from gradlab.analysis import analyze, exponents_along, random_direction_loss
+from gradlab.blas import one_blas_thread
 from gradlab.decay import fit_decay
 from gradlab.experiment import DATA, Experiment
 from gradlab.gradients import state_gradients
-from gradlab.jacobian import step_jacobians
+from gradlab.jacobian import NotFiniteError, step_jacobians
 from gradlab.networks import Network, network
 from gradlab.stamps import stamped
-from gradlab.trajectory import rollout
+from gradlab.trajectory import LeftFiniteNumbers, rollout
 from gradlab.validation import Array
 from gradlab.variables import VARIABLES
 
@@ -55,7 +57,8 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         The dataset of `analyze` with one more dim, stage ("initial", "trained", or "epoch 3"), the Lyapunov exponents
         along the next `held_out` test sequences over dim held_out, and the learning curve over dim epoch; less where
         the description asks for less. A network that left the finite numbers, on a probe or a held-out sequence, has
-        NaN throughout that stage, and the attribute ``status_<stage>`` says why. The attributes hold the description,
+        NaN throughout that stage, and the attribute ``status_<stage>`` says why; so has every stage after training
+        stopped because its loss was not finite. The attributes hold the description,
         its hash, and what `provenance` and `stamped` know of the code, the machine and the result.
 
     Raises:
@@ -67,7 +70,7 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         (1, 'ok')
     """
     experiment = Experiment.from_dict(experiment) if isinstance(experiment, Mapping) else experiment
-    with _one_at_a_time:
+    with _one_at_a_time, one_blas_thread():  # in a sweep and by itself alike: the order of sums is part of the numbers
         return _run(experiment)
 
 
@@ -85,16 +88,16 @@ def _run(experiment: Experiment) -> xr.Dataset:
 
     def measure(epoch: int) -> None:
         if epoch in stages:
-            found[stages[epoch]] = _attempt(lambda: _measured(made, experiment, task))
+            found[stages[epoch]] = _attempt(made, experiment, task)
 
-    with warnings.catch_warnings(record=True) as caught:  # they go with the numbers, not past them on the screen
-        warnings.simplefilter("always", RuntimeWarning)
+    with _runtime_warnings() as said:
         measure(0)
         if experiment.epochs:
             curves = _train(made.model, experiment, task, measure)
-            measure(experiment.epochs)
+            if np.isfinite(curves["training_loss"][-1]):
+                measure(experiment.epochs)
     for name in stages.values():
-        found.setdefault(name, "training had stopped before, its loss was NaN or infinite")
+        found.setdefault(name, "training had stopped, its loss was NaN or infinite")
     ds = _stacked({name: found[name] for name in stages.values()})
     for name, values in curves.items():
         ds[name] = ("epoch", values)
@@ -104,9 +107,28 @@ def _run(experiment: Experiment) -> xr.Dataset:
         "baseline": task.baseline,
         "metric": task.metric,
         "data_source": task.source,
-        "warnings": sorted({str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)}),
+        "warnings": sorted(set(said)),
     }
     return stamped(ds, experiment, time.perf_counter() - started)
+
+
+@contextmanager
+def _runtime_warnings() -> Iterator[list[str]]:
+    """Collect what RuntimeWarnings say: it goes with the numbers, not past them on the screen. Let the others through.
+
+    The list is filled when the context ends.
+    """
+    said: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
+            yield said
+    finally:
+        for one in caught:
+            if issubclass(one.category, RuntimeWarning):
+                said.append(str(one.message))
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)
 
 
 def _measured(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Dataset:
@@ -178,8 +200,9 @@ def _train(
         x = inputs.astype(np.float32)
         return x if mask is None else [x, mask]
 
-    def between(epoch: int, _: Any) -> None:  # within one call of fit: another call would shuffle anew
-        if 0 < epoch + 1 < experiment.epochs:
+    def between(epoch: int, logs: Any) -> None:  # within one call of fit: another call would shuffle anew
+        # where the loss is not finite, training has stopped in mid-epoch
+        if 0 < epoch + 1 < experiment.epochs and np.isfinite(logs["loss"]):
             measure(epoch + 1)
 
     keras.utils.set_random_seed(experiment.seed)  # the order of the batches
@@ -220,11 +243,13 @@ def _probe_loss(
     return loss
 
 
-def _attempt(measure: Callable[[], xr.Dataset]) -> xr.Dataset | str:
+def _attempt(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Dataset | str:
     """Return the dataset, or in words why there is none: a network that exploded is a result, not a crash."""
+    if not all(np.isfinite(weight).all() for weight in made.model.get_weights()):
+        return "a weight of the network is NaN or infinite"
     try:
-        return measure()
-    except ValueError as error:
+        return _measured(made, experiment, task)
+    except (LeftFiniteNumbers, NotFiniteError) as error:
         return str(error)
 
 

@@ -22,7 +22,8 @@ def saturation(traj: Trajectory) -> float:
         traj: what `rollout` returns.
 
     Returns:
-        A number in [0, 1]; NaN for a cell of which gradlab does not know the activations.
+        A number in [0, 1]; NaN for a cell of which gradlab does not know the activations, and where a mask
+        leaves out every step.
 
     Example:
         >>> import gradlab as gl
@@ -50,6 +51,8 @@ def saturation(traj: Trajectory) -> float:
         reset = known[1].value(a[1])
         a[2] = drive[2] + (reset * back[2] if cell.reset_after else (reset * h) @ recurrent[:, 2 * u :])
     taken = np.ones(x.shape[:2], bool) if traj.mask is None else traj.mask
+    if not taken.any():
+        return float("nan")
     flat = [_flat(values, names[one] or "")[taken] for values, one in zip(a, which, strict=True)]
     return float(np.mean(flat))
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import xarray as xr
 
 from gradlab.experiment import Experiment
 from gradlab.folders import folder_at
-from gradlab.provenance import provenance
+from gradlab.provenance import provenance, without_folders
 from gradlab.results import ForeignFile, as_bytes, content_hash, opened, read
 
 RESULT, FAILURE, TOKEN = ".nc", ".failed.json", ".sweep-"
+# what killed writers leave: tokens, and the temporary files of tokens, results and failures
+_LEFT = re.compile(
+    r"\.sweep-[0-9a-f]{16}|\.(\.sweep-[0-9a-f]{16}|[a-z]+-[a-z]+-[0-9a-f]{16}\.(nc|failed\.json))\.[0-9a-f]{8}\.tmp"
+)
 REUSE = ("any", "same-code", "none")
 
 
@@ -50,11 +55,13 @@ class Store:
         return f"Store({self.location!r})"
 
     def finished(self) -> list[str]:
-        """Return the keys that have a result, sorted; whether the files are sound shows when they are read."""
+        """Return the keys that have a result, sorted; whether the files are sound shows when they are read.
+
+        Raises:
+            StoreError: there is a file where the folder should be.
+        """
         return sorted(
-            name.removesuffix(RESULT)
-            for name in self.folder.names()
-            if name.endswith(RESULT) and not name.startswith(".")
+            name.removesuffix(RESULT) for name in self._names() if name.endswith(RESULT) and not name.startswith(".")
         )
 
     def write(self, experiment: Experiment, ds: xr.Dataset) -> None:
@@ -70,23 +77,47 @@ class Store:
             self.folder.remove(experiment.key + FAILURE)
 
     def write_failure(self, experiment: Experiment, error: str, trace: str) -> None:
-        """Put on record that a run failed, with its traceback."""
-        record = {"experiment": experiment.as_dict(), "error": error, "traceback": trace}
+        """Put on record that a run failed, with its traceback, and without the folders of this machine."""
+        record: dict[str, Any] = {"experiment": experiment.as_dict()}
+        record |= {"error": without_folders(error), "traceback": without_folders(trace)}
         text = json.dumps(record | {"provenance": provenance(experiment.seed)}, indent=1, ensure_ascii=False) + "\n"
         with self._explained():
             self.folder.write(experiment.key + FAILURE, text.encode("utf-8"))
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """Return what failed and has no result since: key → {"experiment", "error", "traceback", "provenance"}."""
-        names, found = set(self.folder.names()), {}
+        """Return what failed and has no result since: key → {"experiment", "error", "traceback", "provenance"}.
+
+        A run that was made again and failed is among them, although its older result is still there.
+        """
+        names, found = set(self._names()), {}
         for name in sorted(names):
             key = name.removesuffix(FAILURE)
-            if name.endswith(FAILURE) and not name.startswith(".") and key + RESULT not in names:
+            if name.endswith(FAILURE) and not name.startswith("."):
                 try:
-                    found[key] = dict(json.loads(self.folder.text(name)))
+                    record = dict(json.loads(self.folder.text(name)))
                 except (ValueError, OSError) as error:
-                    found[key] = {"experiment": {}, "error": f"{name} cannot be read: {error}", "traceback": ""}
+                    record = {"experiment": {}, "error": f"{name} cannot be read: {error}", "traceback": ""}
+                if key + RESULT not in names or not self._has_newer(key, record):
+                    found[key] = record
         return found
+
+    def _has_newer(self, key: str, failure: dict[str, Any]) -> bool:
+        """Whether a result is newer than a failure, which its writer was killed before it could remove."""
+        try:
+            with self.opened(key) as ds:
+                made = str(ds.attrs.get("created_utc", ""))
+        except (ValueError, OSError):
+            return False
+        return made > str(dict(failure.get("provenance") or {}).get("created_utc", ""))
+
+    def _names(self) -> list[str]:
+        """Return the names of the files."""
+        try:
+            return self.folder.names()
+        except NotADirectoryError as error:
+            raise StoreError(
+                f"the store must be a folder, got {self.location}, which is a file or lies in one; name another"
+            ) from error
 
     @contextlib.contextmanager
     def opened(self, key: str) -> Iterator[xr.Dataset]:
@@ -111,7 +142,10 @@ class Store:
         with self.opened(key) as found:
             ds = read(found, f"{self.location}/{key}{RESULT}")
         if "content_hash" in ds.attrs and ds.attrs["content_hash"] != content_hash(ds):
-            raise ValueError(f"{self.location}/{key}{RESULT} holds other numbers than were written: make it again")
+            raise ValueError(
+                f"{self.location}/{key}{RESULT} holds other numbers than were written: delete it, then make the"
+                " call again that made it, or sweep with reuse='none'"
+            )
         return ds
 
     def refusal(self, experiment: Experiment, reuse: str, made_by: str) -> str | None:
@@ -127,8 +161,6 @@ class Store:
             ForeignFile: the file of that name is no result of this run, or of a version to come, and is not touched.
         """
         where = f"{self.location}/{experiment.key}{RESULT}"
-        if reuse == "none":
-            return ""
         try:
             with self.opened(experiment.key) as ds:
                 then = ds.attrs
@@ -137,9 +169,13 @@ class Store:
         except ForeignFile:
             raise
         except ValueError as error:
+            if reuse == "none":
+                return ""
             return f"{where} is not usable and is made again: {error}"
         if then.get("experiment_hash") != experiment.hash:
             raise ForeignFile(f"{where} holds another run than its name says; move it away, or use another store")
+        if reuse == "none":
+            return ""
         if then.get("made_by", made_by) != made_by:
             raise ForeignFile(
                 f"{where} was made by {then['made_by']}, not by {made_by}; a store holds the results of one function:"
@@ -147,6 +183,12 @@ class Store:
             )
         why = other_code(then, provenance()) if reuse == "same-code" else None
         return why and f"{where} was made {why} and is made again"
+
+    def made_in(self, experiment: Experiment, token: str) -> bool:
+        """Whether the result of a run was made by the sweep of this token."""
+        with contextlib.suppress(FileNotFoundError, ValueError), self.opened(experiment.key) as ds:
+            return bool(ds.attrs.get("sweep") == token)
+        return False
 
     def begin(self, token: str) -> None:
         """Make the store ready, and leave a token that other processes must see if theirs is the same store.
@@ -156,8 +198,13 @@ class Store:
         """
         with self._explained():
             self.folder.make()
-            self.folder.sweep_out(TOKEN)
+            self.folder.sweep_out(_LEFT)
             self.folder.write(TOKEN + token, b"of a sweep in progress\n")
+
+    def renew(self, token: str) -> None:
+        """Make the token young again, so that no other sweep takes it for one that was left behind."""
+        with contextlib.suppress(OSError):
+            self.folder.touch(TOKEN + token)
 
     def end(self, token: str) -> None:
         """Take the token away."""
@@ -178,13 +225,14 @@ class Store:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what the operating system says of writing into what can be done about it."""
+        """Turn whatever is raised in writing into what can be done about it; not every store raises OSErrors."""
         try:
             yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        except Exception as error:
+            number = getattr(error, "errno", None)
+            if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 what, do = "is full", "free some space"
-            elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
                 what, do = "cannot be written to", "make it writable, or name another folder"
             else:
                 what, do = "failed", "see to it"

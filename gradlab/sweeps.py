@@ -14,10 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 from gradlab.experiment import Experiment
-from gradlab.jobs import DONE, FAILED, GROWTH, KEPT, Job, Outcome, Run, perform
+from gradlab.jobs import DONE, FAILED, GROWTH, KEPT, Job, Outcome, Run, name_of, perform
 from gradlab.results import ForeignFile
 from gradlab.store import REUSE, Store, as_store
 from gradlab.validation import positive_integer
+
+RENEWAL = 3600.0  # seconds after which the sign that a sweep is at work is made young again
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Sweep:
         store: where the results are.
         experiments: what was asked for, each once.
         done: how many were run.
-        kept: how many results were in the store.
+        kept: how many results were in the store, or put there by another sweep before their turn came.
         failed: what failed, experiment → error; the store has the tracebacks.
         seconds: that it took.
     """
@@ -73,7 +75,8 @@ def sweep(
             process. A script that has a pool needs ``if __name__ == "__main__":``. TensorFlow never gives back what it
             traced, some 14 MiB for each architecture: a worker that has grown by 1 GiB is replaced, this process not.
         run: makes the dataset of an experiment, `gradlab.run` if not given. Workers must be able to import it, and a
-            store holds the results of one such function.
+            store holds the results of one such function, which it knows by module and name: no lambda. What it returns
+            is stamped anew with the description and the hash of the numbers.
         reuse: which results in the store are kept: "any", those made by the "same-code" (version and commit, without
             changes since), or "none".
         progress: whether to show a bar with what is done, failed, left, and the time to go.
@@ -82,7 +85,7 @@ def sweep(
         What was done. `gradlab.open_store` gives the results as one dataset.
 
     Raises:
-        ValueError, TypeError: a description is wrong (none is run then), or an argument.
+        ValueError, TypeError: a description is wrong (none is run then) or there is none, or an argument.
         StoreError: the store is full or cannot be written to; what is finished is safe.
         ConnectionError: there is no scheduler at the address, or it was lost; what is finished is safe.
         ImportError: workers or a scheduler are asked for, and Dask is not installed.
@@ -103,11 +106,14 @@ def sweep(
         workers = positive_integer("workers", workers)
     wanted = tuple(dict.fromkeys(map(Experiment.from_dict, configs)))  # all are checked before any is run
     store, started = as_store(store), time.perf_counter()
-    job = Job(store.location, uuid.uuid4().hex[:16], reuse, run, GROWTH)
+    if not wanted:
+        raise ValueError("configs must hold at least one description, got none")
+    job = Job(store.location, uuid.uuid4().hex[:16], reuse, run, name_of(run), GROWTH)
     todo, kept, failed = _plan(wanted, store, job)
     done = 0
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="run", dynamic_ncols=True, disable=not progress)
     store.begin(job.token)
+    renewed = time.monotonic()
     try:
         with bar, contextlib.closing(_outcomes(todo, store, job, scheduler, workers)) as outcomes:
             for outcome in outcomes:
@@ -118,6 +124,9 @@ def sweep(
                     tqdm.write(f"{outcome.experiment.key} failed: {outcome.error}", file=sys.stderr)
                 bar.set_postfix(done=done + kept, failed=len(failed), left=bar.total - bar.n - 1, refresh=False)
                 bar.update()
+                if time.monotonic() - renewed > RENEWAL:
+                    store.renew(job.token)
+                    renewed = time.monotonic()
     finally:
         store.end(job.token)
     return Sweep(store, wanted, done, kept, failed, time.perf_counter() - started)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from gradlab import schedules
 from gradlab.clipping import clip, clipping_of, norm
+from gradlab.jacobian import NotFiniteError
 from gradlab.probe import Loss, Probe, ProbeResult, recurrent_layers
 from gradlab.results import SCHEMA_VERSION, provenance, save
 from gradlab.tracking_dataset import Look, as_dataset
@@ -32,10 +33,10 @@ class GradientTracker(keras.callbacks.Callback):
     ∂h_T/∂h_{T−k} at chosen lags; the rate at which ‖∂L/∂h_t‖ decays; λ_1, ρ(W_hh) and saturation; and the gradient of
     every weight before and after the optimiser's clipping. Everything is computed in float64, with dropout off.
 
-    It looks before the first epoch, and then where the schedule says. `dataset()` gives what was seen at any time, also
-    after a crash or Ctrl-C; with a `path` it is written, whole or not at all, after every look. The headline values go
-    into the `logs` of each epoch (NaN where there was no look), so that History has them, and CSVLogger and TensorBoard
-    where they are listed after the tracker: ``<layer>/log_gradient_ratio`` (ln‖∂L/∂h_0‖ − ln‖∂L/∂h_T‖),
+    It looks before the first epoch, where the schedule says, and after the last. `dataset()` gives what was seen at any
+    time, also after a crash or Ctrl-C; with a `path` it is written, whole or not at all, after every look. The headline
+    values go into the `logs` of each epoch (NaN where there was no look), so that History has them, and CSVLogger and
+    TensorBoard where they are listed after the tracker: ``<layer>/log_gradient_ratio`` (ln‖∂L/∂h_0‖ − ln‖∂L/∂h_T‖),
     ``<layer>/decay_rate``, ``<layer>/lyapunov_exponent``, ``<layer>/spectral_radius``, ``<layer>/saturation``,
     ``probe_gradient_norm`` and ``probe_clipped_gradient_norm``. Training goes on as if nobody looked, bit by bit.
 
@@ -118,6 +119,7 @@ class GradientTracker(keras.callbacks.Callback):
         self._steps = self._epoch_start = 0
         self._diverged: dict[str, Any] = {}
         self._blocks: dict[str, str] = {}
+        self._names: list[str] = []  # of the layers, in the order in which the model calls them
         self._provenance: dict[str, Any] | None = None
 
     # --- what Keras calls, or a loop of your own -----------------------------------------------------------------
@@ -152,16 +154,18 @@ class GradientTracker(keras.callbacks.Callback):
             self.record(self._done + ((batch + 1) / per_epoch if per_epoch else 0.0))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look if the schedule says so, and put the headline values into the logs."""
+        """Look if the schedule says so, or if this was the last, and put the headline values into the logs."""
         self._done = epoch + 1 + self._offset
         self._steps = self._epoch_start = self._count()
-        looked = self._every == "epoch" and self._schedule(self._done)
-        headlines = self.record(self._done) if looked or not self._looks else self._latest()
+        asked = self._every == "epoch" and self._schedule(self._done)
+        last = isinstance(self.params, dict) and self.params.get("epochs") == epoch + 1
+        missing = last and self._looks and self._looks[-1].epoch < self._done and not self._diverged
+        headlines = self.record(self._done) if asked or missing or not self._looks else self._latest()
         if logs is not None:
             logs.update(headlines)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Look once more if the schedule left out the last epoch."""
+        """Look once more if training was stopped at an epoch that the schedule leaves out."""
         if self._looks and self._looks[-1].epoch < self._done and not self._diverged:
             self.record(self._done)
 
@@ -188,6 +192,7 @@ class GradientTracker(keras.callbacks.Callback):
             self._probe = Probe(self.model, inputs, targets, **self._given)
         step = self._count() if step is None else int(step)
         found = self._probe()
+        self._names = self._probe.layer_names
         measures: dict[str, LayerMeasures] = {}
         if found.finite:
             if self._lags is None:
@@ -195,7 +200,7 @@ class GradientTracker(keras.callbacks.Callback):
                 self._lags = [2**i for i in range(longest.bit_length()) if 2**i < longest] + [longest]
             try:
                 measures = {name: measure(one, self._lags, self._sequences) for name, one in found.layers.items()}
-            except ValueError as error:  # a derivative that is not finite where the state is
+            except NotFiniteError as error:
                 found = found._replace(finite=False, not_finite=str(error))
             self._blocks = {
                 name: main_recurrent_matrix(one.trajectory.step)[0] for name, one in found.layers.items()
@@ -209,7 +214,7 @@ class GradientTracker(keras.callbacks.Callback):
             save(self.dataset(), self._path)
             look = look._replace(seconds=time.perf_counter() - started)  # writing is part of the price
             self._looks[-1] = look
-        return look.headlines()
+        return look.headlines(self._names)
 
     def dataset(self) -> xr.Dataset:
         """Return everything seen so far.
@@ -255,11 +260,8 @@ class GradientTracker(keras.callbacks.Callback):
 
     def _latest(self) -> dict[str, float]:
         """Return the headlines of a look made at the end of this epoch, NaN if there was none."""
-        last = self._looks[-1]
-        if last.epoch == self._done:
-            return last.headlines()
-        named = next((one for one in reversed(self._looks) if one.measures), last)
-        return dict.fromkeys(named.headlines(), _NAN)
+        headlines = self._looks[-1].headlines(self._names)
+        return headlines if self._looks[-1].epoch == self._done else dict.fromkeys(headlines, _NAN)
 
     def _count(self) -> int:
         """Return how many updates are done: by the batches that ended, or the optimiser's own count if it is larger."""

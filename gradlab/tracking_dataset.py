@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +35,15 @@ class Look(NamedTuple):
     clipped_norms: dict[str, float]
     seconds: float
 
-    def headlines(self) -> dict[str, float]:
-        """Return the values that go into the logs of a training."""
+    def headlines(self, layers: Iterable[str]) -> dict[str, float]:
+        """Return the values that go into the logs of a training, NaN for layers that were not measured."""
         found: dict[str, float] = {}
-        for name, one in self.measures.items():
-            ends = one.log_gradient_norm[[0, -1]]
+        for name in layers:
+            one = self.measures.get(name)
+            ends = np.full(2, np.nan) if one is None else one.log_gradient_norm[[0, -1]]
             found[f"{name}/log_gradient_ratio"] = float(ends[0] - ends[1]) if np.isfinite(ends[1]) else math.nan
             for value in ("decay_rate", "lyapunov_exponent", "spectral_radius", "saturation"):
-                found[f"{name}/{value}"] = getattr(one, value)
+                found[f"{name}/{value}"] = math.nan if one is None else getattr(one, value)
         for label, norms in (("gradient", self.gradient_norms), ("clipped_gradient", self.clipped_norms)):
             found[f"probe_{label}_norm"] = math.hypot(*norms.values()) if norms else math.nan
         return found

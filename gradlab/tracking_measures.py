@@ -31,8 +31,9 @@ class LayerMeasures:
         log_recurrent_gradient_norm: of the part that came back through time [T+1].
         log_singular_values: ln σ_i(∂h_T/∂h_{T−k}) at the chosen lags k, median over sequences [K, n]; NaN where no
             sequence reaches so far back.
-        lyapunov_exponent: λ_1 in nats per step, mean over the batch.
-        decay_rate: of ‖∂L/∂h_t‖ over the lag, nats per step, mean over the batch.
+        lyapunov_exponent: λ_1 in nats per step, mean over the sequences that a mask leaves a step of; NaN if none.
+        decay_rate: of ‖∂L/∂h_t‖ over the lag, nats per step, mean over the sequences that have one: not over those
+            whose gradient becomes exactly 0, a rate of −∞; −∞ if that is all of them; NaN if none has a rate.
         spectral_radius: ρ(W_hh), for a gated cell of the candidate's matrix; NaN where it is not known.
         saturation: share of activations on their flat parts; NaN where it is not known.
     """
@@ -59,7 +60,7 @@ def measure(gradients: LayerGradients, lags: Sequence[int], sequences: int) -> L
         `LayerMeasures`.
 
     Raises:
-        ValueError: a step Jacobian that is not finite.
+        NotFiniteError: a step Jacobian that is not finite.
     """
     traj = gradients.trajectory
     J = step_jacobians(traj)
@@ -68,14 +69,13 @@ def measure(gradients: LayerGradients, lags: Sequence[int], sequences: int) -> L
         warnings.simplefilter("ignore", RuntimeWarning)  # of modes that rounding leaves nothing of: here they are −∞
         spectrum = _spectrum(traj, J[:sequences], lags)
     fit = fit_decay(log_norm(gradients.total), lags=traj.lag)
-    rates = np.atleast_1d(fit.rate)
     return LayerMeasures(
         log_gradient_norm=over_the_batch(gradients.total),
         log_direct_gradient_norm=over_the_batch(gradients.direct),
         log_recurrent_gradient_norm=over_the_batch(gradients.recurrent),
         log_singular_values=spectrum,
         lyapunov_exponent=_largest_exponent(traj, J),
-        decay_rate=float(np.mean(rates[np.isfinite(rates)])) if np.isfinite(rates).any() else float("nan"),
+        decay_rate=_mean_rate(np.atleast_1d(fit.rate)),
         spectral_radius=float("nan") if W is None else float(spectral_radius(W)),
         saturation=saturation(traj),
     )
@@ -97,6 +97,14 @@ def main_recurrent_matrix(step: Step) -> tuple[str, Array | None]:
     return ("", None) if name is None else (name, matrices[name])
 
 
+def _mean_rate(rates: Array) -> float:
+    """Return the mean over the finite rates; without any, −∞ if one is, else NaN."""
+    finite = rates[np.isfinite(rates)]
+    if len(finite):
+        return float(finite.mean())
+    return float("-inf") if np.isneginf(rates).any() else float("nan")
+
+
 def _spectrum(traj: Trajectory, J: Array, lags: Sequence[int]) -> Array:
     """Return the median over sequences of ln σ_i at each lag [K, n]."""
     B, n = len(J), J.shape[-1]
@@ -113,11 +121,11 @@ def _spectrum(traj: Trajectory, J: Array, lags: Sequence[int]) -> Array:
 
 
 def _largest_exponent(traj: Trajectory, J: Array) -> float:
-    """Return λ_1 in nats per step, mean over the batch."""
-    found = np.empty(len(J))
+    """Return λ_1 in nats per step, mean over the sequences that have a step; NaN if none has."""
+    found = np.full(len(J), np.nan)
     for b, steps in _real_steps(traj, J):
         found[b] = lyapunov_exponents(steps, 1, discard=steps.shape[1] // 10).exponents[:, 0]
-    return float(found.mean())
+    return float("nan") if np.isnan(found).all() else float(np.nanmean(found))
 
 
 def _real_steps(traj: Trajectory, J: Array) -> list[tuple[list[int], Array]]:

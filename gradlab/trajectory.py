@@ -13,6 +13,10 @@ from gradlab.step import Step, StepFunction, as_step
 from gradlab.validation import Array, finite, real_array
 
 
+class LeftFiniteNumbers(ValueError):
+    """A state that became NaN or infinite on the way: the network exploded."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """A run of a recurrent network.
@@ -229,7 +233,7 @@ def _check_explosion(states: Array) -> None:
     b = int(np.argmin(steps))
     t = int(steps[b])
     before = float(np.abs(states[b, t - 1]).max()) if t else float("nan")
-    raise ValueError(
+    raise LeftFiniteNumbers(
         f"the trajectory left the finite numbers at batch {b}, step {t} of {states.shape[1] - 1}"
         f" (largest |h| one step before: {before:.3g}); shorten the sequence, lower the recurrent gain,"
         " or use a bounded activation"

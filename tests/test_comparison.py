@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -83,6 +85,8 @@ def test_what_both_share_cancels():
     assert found.over == "sequences"
     assert found.difference.high - found.difference.low < 0.5
     assert not gl.compare(a, a).settled
+    for low, high in ((np.nan, np.nan), (1.0, np.inf), (1.0, np.nan)):
+        assert not replace(found, difference=replace(found.difference, low=low, high=high)).settled
     unpaired = [gl.interval(ds) for ds in (a, b)]
     assert min(one.high - one.low for one in unpaired) > 5
     assert str(found).startswith("decay_rate: ")

@@ -141,7 +141,8 @@ def test_an_exponent_that_died_needs_no_length():
     assert checked.rate[1] == -np.inf
     assert np.isnan(checked.long_enough[1:]).all()
     assert checked.converged
-    assert "all 3" in checked.verdict
+    assert checked.verdict == "long enough at 400 steps: 1 of 3, and a rate of −∞ 2 of 3"
+    assert check_convergence(np.full((2, 50), -np.inf)).verdict == "rates of −∞ at 50 steps: all 2"
 
 
 def test_a_network_that_settles_late_is_found_out():

@@ -10,11 +10,11 @@ import tensorflow as tf
 import gradlab as gl
 
 L = keras.layers
-B, T, D, N = 3, 7, 2, 3
+B, T, D, N = 3, 5, 2, 3
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((B, T, D))
 MASK = np.ones((B, T), bool)
-MASK[0, 5:] = False
+MASK[0, 4:] = False
 MASK[1, 2] = False
 CELLS = {
     "tanh": lambda: gl.VanillaRNNCell(N, recurrent_gain=1.3, seed=1, dtype="float64"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import warnings
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ import xarray as xr
 import gradlab as gl
 from gradlab import networks
 from gradlab import runs as module
+from gradlab.trajectory import LeftFiniteNumbers
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,7 @@ from gradlab import runs as module
         ({"gain": -1.0}, ValueError, "gain must be a positive finite number"),
         ({"gain": float("nan")}, ValueError, "gain must be a positive finite number"),
         ({"epochs": -1}, ValueError, "epochs must not be negative"),
+        ({"seed": 2**32}, ValueError, r"seed must be below 2\*\*32, got 4294967296"),
         ({"seed": 1.5}, TypeError, "seed must be an integer"),
         ({"data": "noise"}, ValueError, "nothing to learn"),
         (
@@ -51,6 +54,12 @@ from gradlab import runs as module
         ({"samples": 50}, ValueError, "samples goes with data in"),
         ({"length": 1, "data": "adding"}, ValueError, "length must be at least 2, got 1"),
         ({"measured": "analysis"}, TypeError, "measured must be a list, got 'analysis'; put brackets around it"),
+        ({"measured": None}, TypeError, "measured must be a list, got None; put brackets around it"),
+        (
+            {"cell": "gru", "forget_bias": "chrono", "data": "adding", "length": 2},
+            ValueError,
+            "length of at least 3, got length=2",
+        ),
         ({"measured": ["spectrum"]}, ValueError, r"measured must be one of \['analysis', 'decay', 'held_out'\]"),
         ({"measured": ["analysis", "decay"]}, ValueError, "the first contains the second"),
         ({"measured": [], "epochs": 0}, ValueError, "learning curves alone"),
@@ -134,12 +143,15 @@ def test_descriptions_are_read(suffix: str, tmp_path: Path) -> None:
         ("cell = ", "must be TOML, got text that is not"),
         ('cell = "tanh"\n[grid]\ngain = 2.0', "grid must be a table of lists"),
         ('cell = "tanh"\ngain = 1.0\n[grid]\ngain = [2.0]', r"\['gain'\] stand in the grid and beside it"),
+        ("runs = []", "runs.toml: runs must hold at least one table, got none"),
+        ('cell = "tanh"\n[grid]\ngain = []', "the grid must have at least one value for 'gain', got none"),
+        ('cell = "t\udce4nh"', "runs.toml must be TOML, got text that is not .*can't decode byte 0xe4"),
         ("runs = 3", "runs must be a list of tables, got 3"),
         ('[grid]\ngain = [2.0]\n[[runs]]\ncell = "tanh"', "put a grid into each of the runs"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "runs.toml").write_text(text)
+    (tmp_path / "runs.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises((ValueError, TypeError), match=message):
         gl.read_experiments(tmp_path / "runs.toml")
     with pytest.raises(ValueError, match=r"must end in .toml or .json, got '.yaml'"):
@@ -322,7 +334,7 @@ def test_a_network_that_explodes_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
     def explode_when_trained(*args: object, **kwargs: object) -> xr.Dataset:
         calls.append(1)
         if len(calls) == 2:
-            raise ValueError("the trajectory left the finite numbers at batch 0, step 3")
+            raise LeftFiniteNumbers("the trajectory left the finite numbers at batch 0, step 3")
         return analyze(*args, **kwargs)
 
     monkeypatch.setattr(module, "analyze", explode_when_trained)
@@ -332,9 +344,44 @@ def test_a_network_that_explodes_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
     assert np.isfinite(ds["lag"]).all()
 
 
+def test_what_is_wrong_in_the_analysis_is_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> xr.Dataset:
+        raise ValueError("cannot reshape")
+
+    monkeypatch.setattr(module, "analyze", fail)
+    with pytest.raises(ValueError, match="cannot reshape"):
+        gl.run(gl.Experiment("tanh", data="noise", units=3, epochs=0, probes=2))
+
+
+def test_no_stage_after_the_loss_left_the_numbers() -> None:
+    """A gain at which the squared output is more than float32 holds and float64 does not mind: the loss is infinite."""
+    small = {"data": "adding", "length": 40, "samples": 200, "units": 4, "probes": 2, "held_out": 1}
+    ds = gl.run(gl.Experiment("relu", gain=60.0, epochs=3, measured_at=[0, 1, 3], **small, clip_norm=None))
+    assert not np.isfinite(ds["training_loss"]).any()
+    assert ds.attrs["status_initial"] == "ok"
+    for stage in ("epoch 1", "trained"):
+        assert ds.attrs[f"status_{stage}"] == "training had stopped, its loss was NaN or infinite"
+        assert np.isnan(ds["decay_rate"].sel(stage=stage)).all()
+
+
+def test_warnings_of_other_kinds_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze = module.analyze
+
+    def warning(*args: object, **kwargs: object) -> xr.Dataset:
+        warnings.warn("soon to go", FutureWarning, stacklevel=1)
+        warnings.warn("roughly", RuntimeWarning, stacklevel=1)
+        return analyze(*args, **kwargs)
+
+    monkeypatch.setattr(module, "analyze", warning)
+    with pytest.warns(FutureWarning, match="soon to go") as caught:
+        ds = gl.run(gl.Experiment("tanh", data="noise", units=3, epochs=0, probes=2))
+    assert "roughly" in ds.attrs["warnings"]
+    assert not [one for one in caught if issubclass(one.category, RuntimeWarning)]
+
+
 def test_nothing_to_analyse_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> xr.Dataset:
-        raise ValueError("no numbers")
+        raise LeftFiniteNumbers("no numbers")
 
     monkeypatch.setattr(module, "analyze", fail)
     with pytest.raises(ValueError, match="could not be analysed at any stage"):

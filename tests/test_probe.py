@@ -172,6 +172,15 @@ def test_a_shared_layer_counts_twice():
     assert list(result.layers) == ["shared", "shared:2"]
 
 
+def test_weights_of_the_same_path_are_numbered():
+    model = keras.Sequential([keras.Input((T, D)), L.SimpleRNN(2), L.Dense(2), L.Dense(2)])
+    for one, other in zip(model.layers[2].weights, model.layers[1].weights, strict=True):
+        one._path = other._path
+    weights = Probe(model, *batch(), loss=keras.losses.MeanSquaredError())().weight_gradients
+    paths = [one.path for one in model.layers[1].weights]
+    assert list(weights)[3:] == [*paths, *(f"{path}:2" for path in paths)]
+
+
 def test_an_embedding_may_come_first():
     model = keras.Sequential(
         [keras.Input((T,), dtype="int32"), L.Embedding(6, 3, mask_zero=True), L.LSTM(4), L.Dense(1)]

@@ -63,6 +63,18 @@ def test_the_command_holds_no_absolute_path(arguments, expected, tmp_path, monke
     assert module._command([a.format(root=checkout) for a in arguments], checkout) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("OSError: [Errno 2] no file: '/home/ada/a.nc'", "OSError: [Errno 2] no file: 'a.nc'"),
+        ('  File "a.py", line 3, in f\n    x = a / b // c', '  File "a.py", line 3, in f\n    x = a / b // c'),
+        ("nats/step, https://example.org/a", "nats/step, https://example.org/a"),
+    ],
+)
+def test_a_text_without_folders(text, expected):
+    assert module.without_folders(text) == expected
+
+
 def git(folder: Path, *arguments: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -275,3 +276,15 @@ def test_provenance_survives_the_file(ds, tmp_path):
     record = results.provenance(seed=7)
     same = results.load(results.save(ds.assign_attrs(record), tmp_path / "run.nc"))
     assert {name: same.attrs[name] for name in record} == record
+
+
+def test_what_the_system_says_is_no_damage(ds, tmp_path, monkeypatch):
+    """A file that cannot be opened now, for too many are, is not to be made again."""
+    path = results.save(ds, tmp_path / "run.nc")
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(xr, "open_dataset", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        results.load(path)

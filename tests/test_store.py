@@ -90,7 +90,7 @@ def test_a_flipped_bit_is_found(store: gl.Store) -> None:
     data, number = bytearray(path.read_bytes()), sweep_bodies.drawn(CONFIGS[0])["rate"].values[0, 0].tobytes()
     data[data.index(number)] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="holds other numbers than were written: make it again"):
+    with pytest.raises(ValueError, match="holds other numbers than were written: delete it, then make the"):
         store.load(one)
 
 
@@ -128,6 +128,86 @@ def test_a_result_under_another_name_is_not_taken_for_it(store: gl.Store) -> Non
     (folder / f"{a.key}.nc").write_bytes((folder / f"{b.key}.nc").read_bytes())
     with pytest.raises(ForeignFile, match="holds another run than its name says"):
         store.refusal(a, "any", "drawn")
+
+
+def test_a_foreign_file_that_comes_in_between_is_not_overwritten(tmp_path: Path) -> None:
+    """Neither by a sweep that has looked before, nor by one that keeps nothing."""
+    path = tmp_path / f"{CONFIGS[1].key}.nc"
+
+    def meanwhile(experiment: gl.Experiment) -> xr.Dataset:
+        if experiment == CONFIGS[0]:
+            xr.Dataset({"temperature": ("x", [1.0])}).to_netcdf(path, engine="h5netcdf")
+        return sweep_bodies.drawn(experiment)
+
+    for reuse in ("any", "none"):
+        done = gl.sweep(CONFIGS[:2], tmp_path, run=meanwhile, reuse=reuse, progress=False)
+        assert (done.done, list(done.failed)) == (1, [CONFIGS[1]])
+        assert "holding temperature" in done.failed[CONFIGS[1]]
+        assert list(xr.load_dataset(path, engine="h5netcdf")) == ["temperature"]
+    assert gl.Store(tmp_path).failures() == {}
+
+
+def test_a_run_that_fails_again_is_on_record_beside_its_older_result(tmp_path: Path) -> None:
+    store, one = filled(gl.Store(tmp_path), CONFIGS[:2]), CONFIGS[1]
+
+    def failing(experiment: gl.Experiment) -> xr.Dataset:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "/home/ada/data.npz")
+
+    gl.sweep([one], store, run=failing, reuse="none", progress=False)
+    (record,) = store.failures().values()
+    assert record["error"] == "FileNotFoundError: [Errno 2] No such file: 'data.npz'"
+    assert "/home" not in json.dumps(record)
+    with pytest.warns(UserWarning, match=r"1 runs of .* are failed, .*reuse='none' where an older result is"):
+        assert gl.open_store(store).sizes["run"] == 2
+    # a writer killed between the two steps of `write` leaves a record that is older than the result
+    record["provenance"]["created_utc"] = "2020-01-01T00:00:00+00:00"
+    (tmp_path / f"{one.key}.failed.json").write_text(json.dumps(record))
+    assert store.failures() == {}
+
+
+def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("mine")
+    for location in (tmp_path / "runs", tmp_path / "runs" / "below"):
+        with pytest.raises(gl.StoreError, match=r"the store must be a folder, got .* which is a file or lies in one"):
+            gl.sweep(CONFIGS, location, run=sweep_bodies.drawn, progress=False)
+        with pytest.raises(gl.StoreError, match="must be a folder"):
+            gl.open_store(location)
+
+
+def test_what_a_remote_store_raises_is_no_failure_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = gl.Store(f"memory://{tmp_path}/refusing")
+
+    def refuse(name: str, data: bytes) -> None:
+        if name.endswith(".nc"):
+            raise LookupError("no such bucket")
+
+    monkeypatch.setattr(store.folder, "write", refuse)
+    with pytest.raises(gl.StoreError, match=r"failed \(no such bucket\); every finished run is safe"):
+        gl.sweep(CONFIGS, store, run=sweep_bodies.drawn, progress=False)
+    assert store.failures() == {}
+
+
+def test_a_sweep_shows_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its token is made young again; what others have left in the folder is theirs, however old."""
+    monkeypatch.setattr("gradlab.sweeps.RENEWAL", -1.0)
+    ages: list[float] = []
+
+    def aging(experiment: gl.Experiment) -> xr.Dataset:
+        (token,) = (path for path in tmp_path.glob(".sweep-*") if path.name not in theirs)
+        ages.append(time.time() - token.stat().st_mtime)
+        os.utime(token, (0, 0))
+        return sweep_bodies.drawn(experiment)
+
+    theirs = [".report.tmp", ".notes.nc.0123abcd.tmp", ".sweep-mine"]
+    ours = [f".{CONFIGS[0].key}.nc.0123abcd.tmp", f".{CONFIGS[0].key}.failed.json.0123abcd.tmp"]
+    ours += [".sweep-" + 16 * "0", "..sweep-" + 16 * "0" + ".0123abcd.tmp"]
+    for name in theirs + ours:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    gl.sweep(CONFIGS, tmp_path, run=aging, progress=False)
+    assert len(ages) == 4
+    assert max(ages) < 3600
+    assert sorted(name for name in os.listdir(tmp_path) if name.startswith(".")) == sorted(theirs)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 
 import gradlab as gl
 from gradlab import store as module
+from gradlab.stamps import stamped
 
 
 def shaped(experiment: gl.Experiment) -> xr.Dataset:
@@ -93,6 +95,34 @@ def test_nothing_is_read_before_it_is_asked_for(store: gl.Store, monkeypatch: py
     assert len(opened) == 2
     assert ds["fan"].isel(run=1, time=-1, mode=[0, 1]).values.shape == (2,)
     assert ds["fan"].isel(run=slice(0, 0)).values.shape == (0, 6, 5)
+
+
+def test_why_a_stage_is_missing_is_said(tmp_path: Path) -> None:
+    def staged(experiment: gl.Experiment) -> xr.Dataset:
+        names = ["initial", "trained"][: 1 + experiment.seed]
+        ds = xr.Dataset({"rate": ("stage", np.zeros(len(names)))}, {"stage": names})
+        return ds.assign_attrs({f"status_{name}": ["ok", "it exploded"][names.index(name)] for name in names})
+
+    gl.sweep(sweep_bodies.configs(2), tmp_path, run=staged, progress=False)
+    status = gl.open_store(tmp_path)["status"]
+    assert status.dims == ("run", "stage")
+    assert status.values.tolist() == [["ok", ""], ["ok", "it exploded"]]
+
+
+def test_a_field_that_came_later_has_its_default(tmp_path: Path) -> None:
+    store = gl.Store(tmp_path)
+    store.folder.make()
+    for number, one in enumerate(sweep_bodies.configs(2)):
+        fields = one.as_dict()
+        if not number:
+            del fields["momentum"], fields["measured"], fields["initializer"]
+        store.write(one, stamped(sweep_bodies.drawn(one), one, 0.1).assign_attrs(experiment=json.dumps(fields)))
+    ds = gl.open_store(store)
+    assert [ds[name].item() for name in ("momentum", "measured", "initializer")] == [
+        0.0,
+        "analysis, held_out",
+        "gaussian",
+    ]
 
 
 def test_what_failed_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import os
 import re
 import threading
@@ -12,7 +15,9 @@ import sweep_bodies
 import xarray as xr
 
 import gradlab as gl
+from gradlab.jobs import DONE, KEPT, Job, name_of, perform
 from gradlab.results import content_hash
+from gradlab.stamps import stamped
 
 CONFIGS = sweep_bodies.configs(6)
 
@@ -47,7 +52,10 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return sweep_bodies.drawn(experiment)
 
-    interrupted.__qualname__ = "drawn"  # the same function, but for the hand on the keyboard
+    interrupted.__module__, interrupted.__qualname__ = (
+        "sweep_bodies",
+        "drawn",
+    )  # the same function, but for the hand on the keyboard
     with pytest.raises(KeyboardInterrupt):
         gl.sweep(CONFIGS, tmp_path, run=interrupted, progress=False)
     assert gl.Store(tmp_path).finished() == sorted(one.key for one in CONFIGS[:3])
@@ -83,6 +91,8 @@ def test_nothing_is_run_when_a_description_is_wrong(tmp_path: Path) -> None:
     store = tmp_path / "runs"
     with pytest.raises(ValueError, match=r"unknown key 'gian' \(did you mean 'gain'\?\); an experiment has \['cell'"):
         gl.sweep([CONFIGS[0], {"cell": "tanh", "gian": 2.0}], store, run=sweep_bodies.drawn)
+    with pytest.raises(ValueError, match="configs must hold at least one description, got none"):
+        gl.sweep([], store)
     with pytest.raises(TypeError, match="a description must be an Experiment or a table of its fields, got 3"):
         gl.sweep([3], store)
     with pytest.raises(ValueError, match=r"reuse must be one of \['any', 'same-code', 'none'\], got 'all'"):
@@ -98,7 +108,52 @@ def test_a_store_holds_the_results_of_one_function(tmp_path: Path) -> None:
     gl.sweep(CONFIGS[:2], tmp_path, run=sweep_bodies.drawn, progress=False)
     done = gl.sweep(CONFIGS[:2], tmp_path, run=sweep_bodies.slowly, progress=False)
     assert len(done.failed) == 2
-    assert "was made by drawn, not by slowly" in done.failed[CONFIGS[0]]
+    assert "was made by sweep_bodies.drawn, not by sweep_bodies.slowly" in done.failed[CONFIGS[0]]
+
+
+def test_functions_are_told_apart_by_their_names() -> None:
+    scaled = functools.partial(sweep_bodies.drawn, scale=2.0)
+    names = [name_of(run) for run in (None, sweep_bodies.drawn, scaled, functools.partial(scaled, scale=3.0))]
+    assert names[0] == name_of(gl.run) == "gradlab.run"
+    assert names[1] == "sweep_bodies.drawn"
+    assert names[2] == "sweep_bodies.drawn(*(), **{'scale': 2.0})"
+    assert len(set(names)) == 4
+    for run in (lambda experiment: experiment, functools.partial(lambda e: e), functools.partial(print, object())):
+        with pytest.raises(ValueError, match=r"run must have a name .*; use a function made with def"):
+            gl.sweep(CONFIGS, "memory://unnamed", run=run, progress=False)
+    assert gl.Store("memory://unnamed").finished() == []
+
+
+def test_a_result_that_grew_out_of_another_is_stamped_anew(tmp_path: Path) -> None:
+    def extended(experiment: gl.Experiment) -> xr.Dataset:
+        other = gl.Experiment("gru", seed=77)
+        return stamped(sweep_bodies.drawn(other), other, 99.0).assign_attrs(commit="then").assign(more=1.0)
+
+    gl.sweep(CONFIGS[:1], tmp_path, run=extended, progress=False)
+    ds = gl.Store(tmp_path).load(CONFIGS[0])  # which checks the hash of the numbers
+    assert json.loads(ds.attrs["experiment"]) == CONFIGS[0].as_dict()
+    assert (ds.attrs["experiment_hash"], ds.attrs["seed"]) == (CONFIGS[0].hash, CONFIGS[0].seed)
+    assert ds.attrs["commit"] == "then"
+    assert ds.attrs["wall_seconds"] < 99.0
+    assert gl.sweep(CONFIGS[:1], tmp_path, run=extended, progress=False).kept == 1
+
+
+def test_a_worker_finds_what_its_predecessor_made(tmp_path: Path) -> None:
+    """A worker that dies after it has written: the next one is done, whatever is to be reused."""
+    store = gl.Store(tmp_path)
+    store.begin("0" * 16)
+    job = Job(store.location, "0" * 16, "none", sweep_bodies.drawn, name_of(sweep_bodies.drawn))
+    assert perform(job, CONFIGS[0], store).status == DONE
+    before = (tmp_path / f"{CONFIGS[0].key}.nc").stat().st_ino
+    assert perform(job, CONFIGS[0]).status == DONE
+    assert (tmp_path / f"{CONFIGS[0].key}.nc").stat().st_ino == before
+    assert perform(dataclasses.replace(job, token="1" * 16, reuse="any"), CONFIGS[0], store).status == KEPT
+
+
+def test_this_process_keeps_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    gl.sweep(CONFIGS[:1], tmp_path, run=sweep_bodies.drawn, progress=False)
+    assert "TF_NUM_INTRAOP_THREADS" not in os.environ
 
 
 def test_what_a_file_cannot_hold_is_a_failure_of_its_run(tmp_path: Path) -> None:
@@ -143,4 +198,5 @@ def test_the_real_thing(tmp_path: Path) -> None:
     for name in again.data_vars:
         assert ds[name].dims == again[name].dims
         assert ds[name].values.tobytes() == again[name].values.tobytes()
-    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
+    assert stored.attrs["thread_pools"] == again.attrs["thread_pools"]
+    assert again.attrs["thread_pools"]["blas"] == 1

@@ -155,6 +155,17 @@ def test_batches_are_all_of_a_task_in_another_order_every_epoch():
     assert len(x) == 2
 
 
+def test_the_test_split_has_the_length_of_training_and_its_own_stream_from_the_start():
+    lengths = set()
+    for seed in range(4):
+        task, other = (tasks.addition(40, samples, seed, test_samples=3, one_length=True) for samples in (5, 6))
+        assert task.inputs.shape[1] == task.test_inputs.shape[1] == other.inputs.shape[1]
+        np.testing.assert_array_equal(task.test_inputs, other.test_inputs)
+        lengths.add(task.inputs.shape[1])
+    assert len(lengths) > 1
+    assert lengths <= {40, 41, 42, 43}
+
+
 def test_a_stream_is_fresh_and_the_same_again():
     data, again = (tasks.stream(tasks.multiplication, 40, batch_size=6, batches=3, seed=5) for _ in range(2))
     lengths = set()

@@ -9,8 +9,10 @@ import pytest
 import gradlab as gl
 from gradlab.clipping import clip, norm
 from gradlab.gradients import log_norm
+from gradlab.jacobian import NotFiniteError
 from gradlab.probe import Probe
 from gradlab.saturation import saturation
+from gradlab.tracking_measures import _mean_rate, measure
 from gradlab.variables import VARIABLES
 
 L = keras.layers
@@ -18,12 +20,29 @@ TASK = gl.tasks.adding(12, 48, seed=0)
 PROBE = (TASK.test_inputs[:4].astype(np.float32), TASK.test_targets[:4].astype(np.float32))
 
 
-def network(optimizer=None, *, lower=False):
+def network(optimizer=None, *, lower=None):
     keras.utils.set_random_seed(0)
-    layers = [L.LSTM(5, return_sequences=True, dropout=0.2, name="lower")] if lower else []
+    layers = [] if lower is None else [lower(5, return_sequences=True, dropout=0.2, name="lower")]
     layers.append(L.SimpleRNN(4, name="upper"))
     model = keras.Sequential([keras.Input((12, 2)), *layers, L.Dense(1)])
     model.compile(optimizer or keras.optimizers.Adam(0.01, clipnorm=0.05), "mse")
+    return model
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """One layer, compiled: the graph of its training is made once, and `fresh` takes it back to the start."""
+    model = network()
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.weights, *model.optimizer.variables]
+    return model, [(one, np.array(one)) for one in variables]
+
+
+@pytest.fixture
+def fresh(traced):
+    model, start = traced
+    for variable, value in start:
+        variable.assign(value)
     return model
 
 
@@ -36,8 +55,8 @@ def test_training_is_bit_identical_with_and_without_it():
     """Weights, dropout and the order of the batches: nobody notices that somebody looks."""
     finished = []
     for callbacks in ([], [gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(2), every="step")]):
-        model = network(lower=True)
-        history = fit(model, callbacks)
+        model = network(lower=L.SimpleRNN)
+        history = fit(model, callbacks, epochs=2)
         finished.append((model.get_weights(), history.history["loss"]))
     for one, other in zip(*(weights for weights, _ in finished), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -45,14 +64,14 @@ def test_training_is_bit_identical_with_and_without_it():
 
 
 def test_what_is_tracked_is_what_the_parts_give(tmp_path):
-    model = network(lower=True)
+    model = network(lower=L.LSTM)
     tracker = gl.GradientTracker(
         *PROBE, schedule=gl.schedules.linear(1), spectrum_sequences=3, path=tmp_path / "run.nc"
     )
-    history = fit(model, [tracker])
+    history = fit(model, [tracker], epochs=2)
     ds = tracker.dataset()
-    np.testing.assert_array_equal(ds.epoch, [0, 1, 2, 3])
-    np.testing.assert_array_equal(ds.step, [0, 6, 12, 18])
+    np.testing.assert_array_equal(ds.epoch, [0, 1, 2])
+    np.testing.assert_array_equal(ds.step, [0, 6, 12])
     np.testing.assert_array_equal(ds.spectrum_lag, [1, 2, 4, 8, 12])
     assert ds.layer.values.tolist() == ["lower", "upper"]
     for name, variable in ds.data_vars.items():
@@ -95,17 +114,18 @@ def test_what_is_tracked_is_what_the_parts_give(tmp_path):
     assert ds.attrs["diverged_step"] == -1
 
 
-def test_headlines_reach_the_loggers_listed_after_it(tmp_path):
+def test_headlines_reach_the_loggers_listed_after_it(fresh, tmp_path):
     tracker = gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(2))
-    history = fit(network(), [tracker, keras.callbacks.CSVLogger(tmp_path / "log.csv")]).history
+    history = fit(fresh, [tracker, keras.callbacks.CSVLogger(tmp_path / "log.csv")]).history
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert "upper/lyapunov_exponent" in rows[0]
     assert len(rows) == 4
-    assert np.isnan(history["upper/decay_rate"]).tolist() == [True, False, True]  # where the schedule looks
-    np.testing.assert_array_equal(tracker.dataset().epoch, [0, 2, 3])  # and at the end
+    # where the schedule looks, and at the end
+    assert np.isnan(history["upper/decay_rate"]).tolist() == [True, False, False]
+    np.testing.assert_array_equal(tracker.dataset().epoch, [0, 2, 3])
 
 
-def test_ctrl_c_keeps_what_was_tracked(tmp_path):
+def test_ctrl_c_keeps_what_was_tracked(fresh, tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
@@ -113,7 +133,7 @@ def test_ctrl_c_keeps_what_was_tracked(tmp_path):
 
     tracker = gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(1), path=tmp_path / "run.nc")
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), [tracker, Stop()])
+        fit(fresh, [tracker, Stop()])
     np.testing.assert_array_equal(gl.load(tmp_path / "run.nc").epoch, [0, 1, 2])
     np.testing.assert_array_equal(tracker.dataset().epoch, [0, 1, 2])
     assert [one.name for one in tmp_path.iterdir()] == ["run.nc"]  # no half a file
@@ -123,7 +143,9 @@ def test_divergence_is_reported_with_its_step():
     model = network(keras.optimizers.SGD(1e30))
     tracker = gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(1))
     with pytest.warns(RuntimeWarning, match=r"left the finite numbers in epoch 1, at step \d: the training loss is"):
-        fit(model, [tracker])
+        history = fit(model, [tracker]).history
+    assert {len(values) for values in history.values()} == {3}
+    assert np.isnan(history["upper/decay_rate"]).all()
     ds = tracker.dataset()
     assert 1 <= ds.attrs["diverged_step"] <= 3
     assert ds.attrs["diverged_epoch"] == 0
@@ -131,8 +153,8 @@ def test_divergence_is_reported_with_its_step():
     assert np.isnan(ds.log_gradient_norm.isel(epoch=-1)).all()
 
 
-def test_steps_may_be_counted_and_fit_may_go_on():
-    model, tracker = network(), gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(4), every="step")
+def test_steps_may_be_counted_and_fit_may_go_on(fresh):
+    model, tracker = fresh, gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(4), every="step")
     fit(model, [tracker], epochs=1)
     np.testing.assert_array_equal(tracker.dataset().step, [0, 4, 6])
     fit(model, [tracker], epochs=1)
@@ -145,7 +167,9 @@ def test_a_loop_of_one_s_own_can_call_it():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((12, 2)), L.GRU(3, name="gru"), L.Dense(1)])
     optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.01)
-    tracker = gl.GradientTracker(*PROBE, loss=keras.losses.MeanSquaredError(), optimizer=optimizer)
+    tracker = gl.GradientTracker(
+        *PROBE, loss=keras.losses.MeanSquaredError(), optimizer=optimizer, schedule=gl.schedules.linear(1)
+    )
     tracker.set_model(model)
     tracker.record(epoch=0)
     for epoch in range(3):
@@ -175,6 +199,44 @@ def test_masked_sequences_count_real_steps_only():
         spectrum[:2], gl.log_singular_values(gl.step_jacobians(step))[0, [4, 0]], rtol=0, atol=1e-9
     )
     assert np.isnan(spectrum[2]).all()  # no sequence asked for is 12 steps long
+
+
+def test_a_sequence_that_is_masked_throughout_counts_for_nothing():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((12, 2)), L.Masking(), L.SimpleRNN(4), L.Dense(1)])
+    x = PROBE[0].copy() + 0.1
+    x[0, 5:] = x[2] = 0.0
+    found = []
+    for keep in ([0, 1, 2, 3], [0, 1, 3], [2]):
+        ((one,),) = (Probe(model, x[keep], PROBE[1][keep], loss=keras.losses.MeanSquaredError())().layers.values(),)
+        found.append(measure(one, [1, 12], 1))
+    assert np.isfinite(found[0].lyapunov_exponent)
+    assert found[0].lyapunov_exponent == pytest.approx(found[1].lyapunov_exponent, abs=1e-12)
+    assert np.isnan(found[2].lyapunov_exponent)
+
+
+def test_the_rate_of_sequences_that_are_dead_is_told_apart():
+    assert _mean_rate(np.array([-0.5, -np.inf, -0.25, np.nan])) == -0.375
+    assert _mean_rate(np.array([-np.inf, np.nan])) == -np.inf
+    assert np.isnan(_mean_rate(np.array([np.nan])))
+
+
+@pytest.mark.parametrize("error", [NotFiniteError, ValueError])
+def test_only_what_is_not_finite_counts_as_diverged(monkeypatch, error):
+    def measured(*_):
+        raise error("a derivative of this kind")
+
+    monkeypatch.setattr("gradlab.tracking.measure", measured)
+    tracker = gl.GradientTracker(*PROBE)
+    tracker.set_model(network())
+    if error is NotFiniteError:
+        with pytest.warns(RuntimeWarning, match="left the finite numbers in epoch 1, at step 0: a derivative of this"):
+            headlines = tracker.record(0)
+        assert list(headlines)[:2] == ["upper/log_gradient_ratio", "upper/decay_rate"]
+        assert np.isnan(list(headlines.values())).all()
+    else:
+        with pytest.raises(ValueError, match="a derivative of this kind"):
+            tracker.record(0)
 
 
 def test_saturation_of_gates_is_the_share_of_flat_slopes():

@@ -329,11 +329,12 @@ def _task(
     longest = length + max(spread, 1) - 1
     for split, generator, count in zip(("", "test_"), streams(seed), split_sizes(samples, test_samples), strict=True):
         if one_length or spread < 2:
-            T = length + (int(generator.integers(0, spread)) if spread else 0)
+            if split:  # both splits of a task are of one shape
+                T = parts["inputs"].shape[1]
+            else:
+                T = length + (int(generator.integers(0, spread)) if spread else 0)
             inputs, targets = draw(generator, count, T)
             mask = None
-            if one_length and spread > 1 and split:  # both splits of a task are of one shape
-                inputs, targets = draw(generator, count, parts["inputs"].shape[1])
         else:
             inputs, targets, mask = _of_all_lengths(generator, draw, length, longest, count)
         parts |= {f"{split}inputs": inputs, f"{split}targets": targets, f"{split}mask": mask}
