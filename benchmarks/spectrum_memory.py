@@ -4,7 +4,7 @@
 network's run to the spectra, n = 256, T = 1000, B = 16, 20 lags; J would take 8.4 GB (TensorFlow itself counts here).
 The seconds are those of the whole run, with what has to be imported or compiled, and making J.
 
-    python benchmarks/spectrum_memory.py            # about five minutes on 2 cores
+    python benchmarks/spectrum_memory.py            # three minutes on 2 cores
     python benchmarks/spectrum_memory.py --quick    # small sizes
     python benchmarks/spectrum_memory.py --plot-only
 """
