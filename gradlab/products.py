@@ -202,10 +202,14 @@ def _apart(ln_s: Array, other: Array) -> Array:
 
 def _nearest(ln_s: Array, other: Array) -> Array:
     """How far each value is from the nearest of another answer: one that vanishes there moves the smaller ones up."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(ln_s[..., :, None] - other[..., None, :])
-    apart[ln_s[..., :, None] == other[..., None, :]] = 0.0  # −∞ is −∞
-    return np.nan_to_num(apart, nan=np.inf).min(axis=-1)
+    apart = np.empty_like(ln_s)
+    for place in np.ndindex(ln_s.shape[:-1]):  # not all pairs at once: n² for every lag would not fit
+        one, ascending = ln_s[place], other[place][::-1]
+        above = np.searchsorted(ascending, one).clip(max=len(one) - 1)
+        apart[place] = np.inf
+        for neighbour in (ascending[above], ascending[(above - 1).clip(min=0)]):
+            np.minimum(apart[place], _apart(one, neighbour), out=apart[place])
+    return apart
 
 
 def _checked_times(times: Times | None, T: int) -> Integers:
