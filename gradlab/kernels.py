@@ -132,6 +132,16 @@ def scaled(x: float, exponent: int) -> float:
 
 
 @compiled
+def add_product(high, low, a, x, x_low):
+    """(high, low) + a · (x + x_low): the product and the sum of high parts without rounding, what is left in `low`."""
+    product = a * x
+    rest = fma(a, x_low, fma(a, x, spread(0.0) - product))
+    total = high + product
+    part = total - high
+    return total, low + (((high - (total - part)) + (product - part)) + rest)
+
+
+@compiled
 def multiply(step, F, C_high, C_low, C_size):
     """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low.
 
@@ -151,20 +161,10 @@ def multiply(step, F, C_high, C_low, C_size):
                 x_size = larger(x, zero)
                 a = spread(columns[0, k])
                 size = fma(larger(a, zero), x_size, size)
-                product = a * x
-                rest = fma(a, x_low, fma(a, x, zero - product))
-                total = high + product
-                part = total - high
-                low = low + (((high - (total - part)) + (product - part)) + rest)
-                high = total
+                high, low = add_product(high, low, a, x, x_low)
                 a = spread(columns[1, k])
                 other_size = fma(larger(a, zero), x_size, other_size)
-                product = a * x
-                rest = fma(a, x_low, fma(a, x, zero - product))
-                total = other_high + product
-                part = total - other_high
-                other_low = other_low + (((other_high - (total - part)) + (product - part)) + rest)
-                other_high = total
+                other_high, other_low = add_product(other_high, other_low, a, x, x_low)
             store(C_size, i, j, size)
             store(C_size, i + 1, j, other_size)
             total = high + low
@@ -181,27 +181,18 @@ def subtract_multiple(C_high, C_low, i, k, pivot, start, stop, left_size):
 
     High and low are not brought back to one rounding: that can wait until they are used.
     """
-    zero = spread(0.0)
     a, a_low = spread(-C_high[i, k]), spread(-C_low[i, k])
     b, b_low = spread(-C_high[i + 1, k]), spread(-C_low[i + 1, k])
     for j in range(start, stop, WIDTH):
         x, x_low = load(pivot, 0, j), load(pivot, 1, j)
-        high = load(C_high, i, j)
-        product = a * x
-        rest = fma(a, x_low, fma(a_low, x, fma(a, x, zero - product)))
-        total = high + product
-        part = total - high
-        store(C_high, i, j, total)
-        store(C_low, i, j, load(C_low, i, j) + (((high - (total - part)) + (product - part)) + rest))
-        size = larger(load(left_size, 0, j), total)
-        high = load(C_high, i + 1, j)
-        product = b * x
-        rest = fma(b, x_low, fma(b_low, x, fma(b, x, zero - product)))
-        total = high + product
-        part = total - high
-        store(C_high, i + 1, j, total)
-        store(C_low, i + 1, j, load(C_low, i + 1, j) + (((high - (total - part)) + (product - part)) + rest))
-        store(left_size, 0, j, larger(size, total))
+        high, low = add_product(load(C_high, i, j), fma(a_low, x, load(C_low, i, j)), a, x, x_low)
+        store(C_high, i, j, high)
+        store(C_low, i, j, low)
+        size = larger(load(left_size, 0, j), high)
+        high, low = add_product(load(C_high, i + 1, j), fma(b_low, x, load(C_low, i + 1, j)), b, x, x_low)
+        store(C_high, i + 1, j, high)
+        store(C_low, i + 1, j, low)
+        store(left_size, 0, j, larger(size, high))
 
 
 @compiled
