@@ -25,9 +25,9 @@ from bounds_vs_truth_networks import KINDS, measured
 from bounds_vs_truth_report import cell, draw, sentences, table
 from bounds_vs_truth_statements import STATEMENTS, evaluate
 from environment import environment
-from record import command_line, out_folder, path_of, read_record, write_record
 from tqdm import tqdm
 
+from gradlab.record import command_line, out_folder, path_of, read_record, write_record
 from gradlab.results import write_text_atomically
 
 NAME = "bounds_vs_truth"

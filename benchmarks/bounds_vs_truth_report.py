@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
-from record import figure
 
+from gradlab.record import figure
 from gradlab.statistics import cluster_bootstrap, root_mean_square
 
 LEAST_NETWORKS = 7  # for an interval

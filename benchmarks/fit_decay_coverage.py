@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from environment import environment
 from numpy.typing import NDArray
-from record import command_line, figure, out_folder, path_of, read_record, write_record
 from scipy.signal import lfilter
 
 import gradlab as gl
+from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 NAME = "fit_decay_coverage"
 INCREMENTS = (20, 50, 100, 500)

@@ -30,12 +30,12 @@ import numpy as np
 import tensorflow as tf
 from environment import environment
 from numpy.typing import NDArray
-from record import RESULTS, command_line, figure, read_record, write_record
 
 import gradlab as gl
+from gradlab.record import command_line, figure, read_record, results_folder, write_record
 
 Array = NDArray[np.float64]
-RESULT = RESULTS / "jacobian_speed.json"
+RESULT = results_folder() / "jacobian_speed.json"
 SIZES = {"n=64, T=50, B=8": (64, 50, 8), "n=128, T=200, B=16": (128, 200, 16)}
 QUICK = {"n=16, T=20, B=4": (16, 20, 4)}
 FEATURES, SEED = 16, 0

@@ -24,10 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from environment import environment
-from record import command_line, figure, out_folder, path_of, write_record
 
 import gradlab as gl
 from gradlab.leading import leading_singular_values
+from gradlab.record import command_line, figure, out_folder, path_of, write_record
 
 
 def arguments() -> argparse.Namespace:

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from record import command_line, figure, out_folder, path_of, write_record
 from threadpoolctl import threadpool_limits
+
+from gradlab.record import command_line, figure, out_folder, path_of, write_record
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TQDM_DISABLE", "1")  # a bar per call would be timed with it

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from record import command_line, figure, out_folder, path_of, read_record, write_record
 
 import gradlab as gl
+from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 CASES = {
     "matrices": {"B": 1, "n": 512, "T": 1000, "lags": 20, "limit_gb": 2.0},

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from record import command_line, figure, out_folder, path_of, read_record, write_record
 from threadpoolctl import threadpool_limits
 
 import gradlab as gl
+from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
 QUICK = ((2, 8, 40), (1, 16, 60))

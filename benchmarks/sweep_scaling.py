@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from environment import environment
-from record import command_line, figure, out_folder, path_of, write_record
 
 import gradlab as gl
 from gradlab.collection import _form
+from gradlab.record import command_line, figure, out_folder, path_of, write_record
 
 RUNS = 100_000  # of the plan
 SETTING = {"cell": "tanh", "data": "noise", "epochs": 0, "units": 16, "length": 60, "probes": 4, "held_out": 4}

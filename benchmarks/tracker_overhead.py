@@ -20,9 +20,9 @@ from typing import Any
 import keras
 import numpy as np
 from environment import environment
-from record import command_line, figure, out_folder, path_of, read_record, write_record
 
 import gradlab as gl
+from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 NAME = "tracker_overhead"
 PROBES = 16

@@ -1,18 +1,21 @@
-"""What every benchmark does around its own question: a command line, a record in JSON, a figure drawn from it."""
+"""What a script that measures does around its own question: a command line, a record in JSON, a figure of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradlab as gl
 from gradlab.results import write_text_atomically
 
-RESULTS = Path(__file__).resolve().parent / "results"
+
+def results_folder() -> Path:
+    """Return the folder results/ beside the script that runs."""
+    return Path(sys.argv[0]).resolve().parent / "results"
 
 
 def command_line(description: str | None, quick: str) -> argparse.ArgumentParser:
@@ -24,7 +27,9 @@ def command_line(description: str | None, quick: str) -> argparse.ArgumentParser
 
 def out_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add --out, a folder, to a parser and return it."""
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder to write to (default: results/)")
+    parser.add_argument(
+        "--out", type=Path, default=results_folder(), help="folder to write to (default: results/ beside the script)"
+    )
     return parser
 
 
@@ -53,8 +58,10 @@ def figure(path: Path, rows: int = 1, columns: int = 1, **kwargs: Any) -> Iterat
     """Give a figure and its axes [rows, columns] in gradlab's style, and save it beside the record as PDF and PNG."""
     import matplotlib.pyplot as plt  # a benchmark of memory must not hold it
 
-    with gl.plot.style():
+    from gradlab.figures import save_figure, style
+
+    with style():
         made, axes = plt.subplots(rows, columns, squeeze=False, **kwargs)
         yield made, axes
-        gl.plot.save_figure(made, path.with_suffix(""))
+        save_figure(made, path.with_suffix(""))
         plt.close(made)
