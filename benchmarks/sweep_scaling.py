@@ -22,6 +22,7 @@ from environment import environment
 
 import gradlab as gl
 from gradlab.collection import _form
+from gradlab.jobs import name_of
 from gradlab.record import command_line, figure, out_folder, path_of, write_record
 
 RUNS = 100_000  # of the plan
@@ -125,7 +126,7 @@ def directory(files: int) -> dict[str, float]:
         names = store.finished()
         listed = time.perf_counter()
         for experiment in experiments:
-            assert store.refusal(experiment, "any", "drawn") is None
+            assert store.refusal(experiment, "any", name_of(drawn)) is None
         checked = time.perf_counter()
         for experiment in experiments:
             store.load(experiment)

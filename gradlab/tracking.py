@@ -109,6 +109,9 @@ class GradientTracker(keras.callbacks.Callback):
         self._batch = (probe_inputs, probe_targets)
         self._schedule = schedules.checked(schedules.logarithmic() if schedule is None else schedule)
         self._every = every
+        # Keras waits for the loss after each batch only for a callback that is not async_safe; one that is it calls
+        # from other threads, in any order, up to the end of the epoch
+        self.async_safe = every == "epoch"
         self._lags = None if lags is None else sorted({positive_integer("lags", one) for one in lags})
         self._sequences = positive_integer("spectrum_sequences", spectrum_sequences)
         self._optimizer, self._path = optimizer, path
@@ -117,6 +120,7 @@ class GradientTracker(keras.callbacks.Callback):
         self._done = 0  # epochs
         self._offset = 0  # of the epochs that Keras counts from 0 again in a second call of fit
         self._steps = self._epoch_start = 0
+        self._bad_losses: list[tuple[int, float]] = []  # steps whose loss was not finite
         self._diverged: dict[str, Any] = {}
         self._blocks: dict[str, str] = {}
         self._names: list[str] = []  # of the layers, in the order in which the model calls them
@@ -143,11 +147,15 @@ class GradientTracker(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Count the steps, watch the loss, and look where the schedule counts steps and says so."""
         # by the number of the batch: to ask the optimiser takes longer than everything else here
-        before, self._steps = self._steps, self._epoch_start + batch + 1
+        before, step = self._steps, self._epoch_start + batch + 1
+        self._steps = max(before, step)
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(float(loss)):
-            self._report(f"the training loss is {float(loss)}", self._done)
-        if self._every == "epoch" or self._diverged:
+            self._bad_losses.append((step, float(loss)))
+        if self._every == "epoch":  # then the batches come in any order
+            return
+        self._report_losses()
+        if self._diverged:
             return
         if any(self._schedule(i) for i in range(before + 1, self._steps + 1)):  # more than one in a compiled loop
             per_epoch = self.params.get("steps") if isinstance(self.params, dict) else None
@@ -155,6 +163,7 @@ class GradientTracker(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Look if the schedule says so, or if this was the last, and put the headline values into the logs."""
+        self._report_losses()
         self._done = epoch + 1 + self._offset
         self._steps = self._epoch_start = self._count()
         asked = self._every == "epoch" and self._schedule(self._done)
@@ -166,6 +175,7 @@ class GradientTracker(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Look once more if training was stopped at an epoch that the schedule leaves out."""
+        self._report_losses()
         if self._looks and self._looks[-1].epoch < self._done and not self._diverged:
             self.record(self._done)
 
@@ -269,6 +279,12 @@ class GradientTracker(keras.callbacks.Callback):
         if counter is None or not getattr(counter, "built", True):
             return self._steps
         return max(self._steps, int(np.asarray(keras.ops.convert_to_numpy(counter.iterations))))
+
+    def _report_losses(self) -> None:
+        """Report the first step whose loss was not finite."""
+        if self._bad_losses:
+            step, loss = min(self._bad_losses)
+            self._report(f"the training loss is {loss}", self._done, step)
 
     def _report(self, reason: str, epoch: float, step: int | None = None) -> None:
         """Keep, and say once, that training left the finite numbers."""

@@ -51,10 +51,11 @@ def fit(model, callbacks, **options):
     return model.fit(TASK.inputs, TASK.targets, callbacks=callbacks, **options)
 
 
-def test_training_is_bit_identical_with_and_without_it():
+@pytest.mark.parametrize("every", ["epoch", "step"])
+def test_training_is_bit_identical_with_and_without_it(every):
     """Weights, dropout and the order of the batches: nobody notices that somebody looks."""
     finished = []
-    for callbacks in ([], [gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(2), every="step")]):
+    for callbacks in ([], [gl.GradientTracker(*PROBE, schedule=gl.schedules.linear(2), every=every)]):
         model = network(lower=L.SimpleRNN)
         history = fit(model, callbacks, epochs=2)
         finished.append((model.get_weights(), history.history["loss"]))
@@ -151,6 +152,25 @@ def test_divergence_is_reported_with_its_step():
     assert ds.attrs["diverged_epoch"] == 0
     assert np.isfinite(ds.log_gradient_norm.isel(epoch=0)).all()
     assert np.isnan(ds.log_gradient_norm.isel(epoch=-1)).all()
+
+
+def test_batches_that_end_in_any_order(fresh):
+    """Keras does not wait for callbacks that are async_safe, but calls them from several threads."""
+    tracker = gl.GradientTracker(*PROBE)
+    tracker.set_model(fresh)
+    tracker.on_epoch_begin(0)
+    for batch, loss in ((4, np.nan), (2, np.inf), (0, 1.0), (3, np.nan), (1, 1.0)):
+        tracker.on_train_batch_end(batch, {"loss": loss})
+    with pytest.warns(RuntimeWarning, match="in epoch 1, at step 3: the training loss is inf"):
+        tracker.on_epoch_end(0)
+    ds = tracker.dataset()
+    assert ds.attrs["diverged_step"] == 3
+    assert ds.step[-1] == 5
+
+
+def test_keras_does_not_wait_for_it_between_epochs():
+    assert gl.GradientTracker(*PROBE).async_safe
+    assert not gl.GradientTracker(*PROBE, every="step").async_safe
 
 
 def test_steps_may_be_counted_and_fit_may_go_on(fresh):
