@@ -19,6 +19,7 @@ from gradlab.blas import one_blas_thread
 from gradlab.closed_form import GRUSlopes, LSTMSlopes, gate_matrices, gru_slopes, ingredients, lstm_slopes
 from gradlab.gradients import StateGradients
 from gradlab.jacobian import leads_on, step_jacobians
+from gradlab.predictions.gated_edge import gated_edge
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array
 
@@ -151,6 +152,38 @@ class GatePaths:
                 f" shape {gradients.direct.shape}"
             )
         return self._shares(*_gradient_directions(self.total, gradients.direct))
+
+    def spectral_edges(self) -> Array:
+        """Return how far to the right the eigenvalues of each step Jacobian reach, as random matrix theory has it.
+
+        `gradlab.predictions.gated_edge` of the gates at that step and of the gains √n·rms(W_p) of the recurrent
+        matrices, which it takes for random and independent of the gates: a prediction for large networks at their
+        initialisation, to be seen beside the eigenvalues of `step_jacobians`.
+
+        Returns:
+            The edge [B, T]; 1 where a step is masked.
+
+        Raises:
+            ValueError: a GRU with its reset gate before the product, where a path goes through two matrices.
+        """
+        if any(len(path.factors) > 3 for path in self._paths):
+            raise ValueError(
+                "spectral_edges needs paths through one matrix each, got a GRU with reset_after=False, whose reset"
+                " gate acts through two; gradlab.predictions knows of no edge for it"
+            )
+        u = self.highway.shape[-1]
+        m = self.traj.step.state_size // u
+        ways = self._paths[1:]
+        gains = [float(np.linalg.norm(path.factors[1])) / np.sqrt(u) for path in ways]
+        ends = [_ends(path, u, m) for path in self._paths]
+        keep = np.einsum("btui,btuj->btuij", *ends[0])
+        into, reads = (np.stack([end[i] for end in ends[1:]], axis=2) for i in (0, 1))
+        real = np.ones(keep.shape[:2], bool) if self.traj.mask is None else self.traj.mask
+        found = np.ones(real.shape)
+        for place in np.argwhere(real):
+            b, s = place
+            found[b, s] = gated_edge(keep[b, s], into[b, s], reads[b, s], gains)
+        return found
 
     def _shares(self, left: Array, right: Array) -> Array:
         """Return leftᵀ J_p right / Σ_p leftᵀ J_p right [B, T, paths] for vectors [B, T, n] of any length."""
@@ -295,6 +328,15 @@ def _dense(factors: tuple[Array, ...]) -> Array:
     for place in reversed(range(len(factors))):
         block = factors[place] @ block if place % 2 else factors[place][..., :, None] * block
     return block
+
+
+def _ends(path: _Path, u: int, m: int) -> tuple[Array, Array]:
+    """Return what a path without its matrix writes into a unit's m states, and what it reads of them, [B, T, u, m]."""
+    into, reads = np.zeros((2, *path.factors[0].shape, m))
+    for rows, last in path.into:
+        into[..., rows.start // u] = last * path.factors[0]
+    reads[..., path.reads.start // u] = path.factors[2] if len(path.factors) > 2 else 1.0
+    return into, reads
 
 
 def _form(path: _Path, left: Array, right: Array) -> Array:

@@ -31,6 +31,25 @@ TAKES = [
     (bounds.dominating_entries, OF_W),
     (bounds.dominance_certificate, OF_W),
     (bounds.gate_path, {"gates": PHI}),
+    (
+        bounds.lstm_dominating_matrix,
+        {
+            "recurrent_matrices": np.ones((4, 2, 2)),
+            "forget_supremum": 0.5,
+            "input_supremum": 1.0,
+            "output_supremum": 1.0,
+        },
+    ),
+    (
+        bounds.gru_dominating_matrix,
+        {
+            "recurrent_matrices": np.ones((3, 2, 2)),
+            "update_supremum": 0.5,
+            "update_infimum": 0.0,
+            "reset_supremum": 1.0,
+            "recurrent_bias": 0.0,
+        },
+    ),
     (bounds.gradient_sandwich, {"log_singular_values": [[1.0, 0.0]], "log_gradient_norm": 1.0}),
     (bounds.clip_gradient, {"gradient": [3.0, 4.0], "threshold": 1.0}),
     (bounds.norm_preservation_penalty, {"J": J, "gradients": np.ones((1, 3, 2))}),
@@ -48,6 +67,10 @@ TAKES = [
     (predictions.ginibre_limit, {"position": 0.5, "scale": 1.0}),
     (predictions.ginibre_product_moments, {"factors": 2, "n": 3}),
     (predictions.gated_disc, {"update": 0.5, "gain": 1.0, "mean_square_slope": 1.0}),
+    (
+        predictions.gated_edge,
+        {"keep": [0.5, 0.5], "into": np.ones((1, 2)), "reads": np.ones((1, 2)), "gains": [1.0]},
+    ),
     (predictions.mean_field, {"gain": 1.5, "input_variance": 0.0, "bias_variance": 0.0}),
     (
         predictions.mean_field_path,

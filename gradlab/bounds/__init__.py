@@ -21,7 +21,7 @@ from gradlab.bounds.entries import (
     local_factor,
     logistic_entry_bound,
 )
-from gradlab.bounds.gates import gate_path
+from gradlab.bounds.gates import gate_path, gru_dominating_matrix, lstm_dominating_matrix
 from gradlab.bounds.gradient import clip_gradient, gradient_sandwich, norm_preservation_penalty
 from gradlab.bounds.latching import LatchingCertificate, latching_certificate, latching_threshold
 from gradlab.bounds.orthogonal import SoftOrthogonality, orthogonal_bound, soft_orthogonality
@@ -56,6 +56,7 @@ __all__ = [
     "entry_bound",
     "gate_path",
     "gradient_sandwich",
+    "gru_dominating_matrix",
     "henrici_power_bound",
     "induced_norm_bound",
     "kreiss_bounds",
@@ -68,6 +69,7 @@ __all__ = [
     "log_determinant_from_slopes",
     "logistic_entry_bound",
     "lower_end",
+    "lstm_dominating_matrix",
     "norm_preservation_penalty",
     "numerical_radius_power_bound",
     "orthogonal_bound",

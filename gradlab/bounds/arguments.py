@@ -90,5 +90,6 @@ def check_dominated(J: ArrayLike | None, limit: Array) -> None:
         raise ValueError(
             f"|J_s| must not exceed γ|W| in any entry: at batch {b}, step {s + 1}, entry ({i}, {j}) it is"
             f" {abs(steps[b, s, i, j]):.6g}, above {limit[i, j]:.6g}; this bound is for a plain recurrent layer,"
-            " J_t = diag(φ'(a_t))·W with W the transpose of a Keras recurrent_kernel"
+            " J_t = diag(φ'(a_t))·W with W the transpose of a Keras recurrent_kernel, or for steps that the given"
+            " matrix dominates"
         )

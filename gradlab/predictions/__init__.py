@@ -12,6 +12,7 @@ from gradlab.predictions.diagonal import (
     sensitivity_moments,
     stable_eigenvalues,
 )
+from gradlab.predictions.gated_edge import gated_edge
 from gradlab.predictions.growth import JacobianGrowth, jacobian_growth
 from gradlab.predictions.memory import ChronoBiases, GateMemory, chrono_biases, gate_memory
 from gradlab.predictions.random_matrices import (
@@ -44,6 +45,7 @@ __all__ = [
     "diagonal_log_singular_values",
     "gate_memory",
     "gated_disc",
+    "gated_edge",
     "ginibre_exponents",
     "ginibre_limit",
     "ginibre_product_moments",
