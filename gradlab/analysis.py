@@ -29,7 +29,7 @@ from gradlab.statistics import LEAST_DEGREES, mean_interval
 from gradlab.step import Step
 from gradlab.trajectory import Trajectory, as_trajectory
 from gradlab.validation import Array
-from gradlab.variables import VARIABLES
+from gradlab.variables import labelled
 
 
 def analyze(
@@ -344,12 +344,8 @@ def _with_start(array: Array) -> Array:
 def _dataset(values: dict[str, Array], traj: Trajectory, path_names: tuple[str, ...]) -> xr.Dataset:
     """Return the labelled dataset."""
     B, T, _ = traj.inputs.shape
-    variables = {}
-    for name, value in values.items():
-        dims, long_name, units, formula = VARIABLES[name]
-        variables[name] = (dims, value, {"long_name": long_name, "units": units, "formula": formula})
     ds = xr.Dataset(
-        variables,
+        labelled(values),
         coords={
             "batch": ("batch", np.arange(B), {"long_name": "sequence", "units": "1"}),
             "time": ("time", np.arange(T + 1), {"long_name": "time step t", "units": "steps"}),

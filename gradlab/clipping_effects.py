@@ -16,7 +16,7 @@ from gradlab.credit import Contributions
 from gradlab.probe import Loss, layer_gradients
 from gradlab.results import SCHEMA_VERSION, provenance
 from gradlab.validation import Array, positive_integer
-from gradlab.variables import VARIABLES
+from gradlab.variables import labelled
 
 DEFAULT: dict[Rule, float] = {"norm": 1.0, "value": 0.5, "global_norm": 1.0}
 
@@ -96,10 +96,6 @@ def clipping_audit(
         probe = layer_gradients(model, *batches[largest], loss=loss, layers=None if layer is None else [layer])
     name, chosen = next(iter(probe.items()))
     found["clip_profile"] = _profile(chosen, rules, rows[largest])
-    variables = {}
-    for key, array in found.items():
-        dims, long_name, units, formula = VARIABLES[key]
-        variables[key] = (dims, array, {"long_name": long_name, "units": units, "formula": formula})
     coords: dict[str, Any] = {
         "rule": ("rule", np.array(list(rules), dtype=str)),
         "threshold": ("rule", np.array([float(theta) for theta in rules.values()])),
@@ -109,7 +105,7 @@ def clipping_audit(
         "lag": ("lag", np.arange(found["clip_profile"].shape[1]), {"long_name": "lag k", "units": "steps"}),
     }
     attrs = {"title": f"Clipping in {model.name}", "profile_layer": name, "schema_version": SCHEMA_VERSION}
-    return xr.Dataset(variables, coords, attrs | provenance(None))
+    return xr.Dataset(labelled(found), coords, attrs | provenance(None))
 
 
 def _batches(inputs: Any, targets: Any, size: int) -> list[tuple[Any, Any]]:

@@ -17,7 +17,7 @@ from gradlab.results import SCHEMA_VERSION, provenance
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory, as_trajectory
 from gradlab.validation import Array
-from gradlab.variables import VARIABLES
+from gradlab.variables import labelled
 
 HELD = 0.9  # of the gradient, at the credit horizon
 
@@ -95,13 +95,9 @@ def credit_by_lag(
     with np.errstate(divide="ignore"):
         found["log_weight_gradient"] = np.asarray(np.log(size))
     found["credit_horizon"] = np.asarray(_horizon(found["credit_cumulative"]))
-    variables = {}
-    for name, values in found.items():
-        dims, long_name, units, formula = VARIABLES[name]
-        variables[name] = (dims, values, {"long_name": long_name, "units": units, "formula": formula})
     labels = {"long_name": "lag k from the use of the weight to the loss", "units": "steps"}
     attrs = {"title": f"Credit by lag in {traj.step.description}", "weight": weight, "schema_version": SCHEMA_VERSION}
-    return xr.Dataset(variables, {"lag": ("lag", np.arange(T), labels)}, attrs | provenance(None))
+    return xr.Dataset(labelled(found), {"lag": ("lag", np.arange(T), labels)}, attrs | provenance(None))
 
 
 def gradient_parts(

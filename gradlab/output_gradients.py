@@ -14,7 +14,7 @@ from gradlab.gradients import log_norm
 from gradlab.probe import LayerGradients, Loss, layer_gradients
 from gradlab.results import SCHEMA_VERSION, provenance
 from gradlab.validation import Array
-from gradlab.variables import VARIABLES
+from gradlab.variables import labelled
 
 NEGLIGIBLE = 0.01
 
@@ -91,16 +91,12 @@ def gradient_left_out(
             UserWarning,
             stacklevel=2,
         )
-    variables = {}
-    for key, array in (values | {"left_out_overall": overall}).items():
-        dims, long_name, units, formula = VARIABLES[key]
-        variables[key] = (dims, array, {"long_name": long_name, "units": units, "formula": formula})
     coords = {
         "layer": ("layer", np.array(list(found), dtype=str)),
         "time": ("time", np.arange(1, T + 1), {"long_name": "time step t", "units": "steps"}),
     }
     attrs = {"title": f"What the outputs' gradients leave out in {model.name}", "schema_version": SCHEMA_VERSION}
-    return xr.Dataset(variables, coords, attrs | provenance(None))
+    return xr.Dataset(labelled(values | {"left_out_overall": overall}), coords, attrs | provenance(None))
 
 
 def _of_outputs(found: LayerGradients, part: Array) -> Array:

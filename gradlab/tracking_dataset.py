@@ -11,7 +11,7 @@ import xarray as xr
 
 from gradlab.tracking_measures import LayerMeasures
 from gradlab.validation import Array
-from gradlab.variables import VARIABLES
+from gradlab.variables import labels
 
 
 class Look(NamedTuple):
@@ -102,7 +102,7 @@ def as_dataset(looks: Sequence[Look], lags: Sequence[int]) -> xr.Dataset:
         values[name] = (("epoch", "weight"), table.reshape(E, len(weights)))
     values["probe_loss"] = (("epoch",), np.array([one.loss for one in looks]))
     values["tracking_seconds"] = (("epoch",), np.array([one.seconds for one in looks]))
-    ds = xr.Dataset({name: (dims, value, _labels(name)) for name, (dims, value) in values.items()})
+    ds = xr.Dataset({name: (dims, value, labels(name)) for name, (dims, value) in values.items()})
     steps = ("epoch", np.array([one.step for one in looks]), {"long_name": "updates of the weights", "units": "1"})
     ds = ds.assign_coords(
         epoch=("epoch", np.array([one.epoch for one in looks]), {"long_name": "epochs done", "units": "1"}),
@@ -118,9 +118,3 @@ def as_dataset(looks: Sequence[Look], lags: Sequence[int]) -> xr.Dataset:
         for layer, one in look.measures.items():
             lengths[layers.index(layer)] = len(one.log_gradient_norm) - 1
     return ds.assign_coords(steps=("layer", lengths, {"long_name": "length T of the sequences", "units": "steps"}))
-
-
-def _labels(name: str) -> dict[str, str]:
-    """Return long name, units and formula of a variable."""
-    _, long_name, units, formula = VARIABLES[name]
-    return {"long_name": long_name, "units": units, "formula": formula}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 BT, BTM, BM, B, SCALAR = ("batch", "time"), ("batch", "time", "mode"), ("batch", "mode"), ("batch",), ()
 BTP = ("batch", "time", "path")
 EL, EW = ("epoch", "layer"), ("epoch", "weight")
@@ -169,3 +172,14 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     ),
     "tracking_seconds": (("epoch",), "time that the look took", "seconds", ""),
 }  # fmt: skip
+
+
+def labels(name: str) -> dict[str, str]:
+    """Return the long name, units and formula of a variable as its attributes."""
+    _, long_name, units, formula = VARIABLES[name]
+    return {"long_name": long_name, "units": units, "formula": formula}
+
+
+def labelled(values: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], Any, dict[str, str]]]:
+    """Return variables with their dims and attributes, as `xarray.Dataset` takes them."""
+    return {name: (VARIABLES[name][0], value, labels(name)) for name, value in values.items()}
