@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ import tensorflow as tf
 
 from gradlab import activations
 from gradlab.spectrum import spectral_radius as radius_of
-from gradlab.validation import Array, positive_integer
+from gradlab.validation import Array, positive_integer, positive_number, update_rates
 
 _INITIALIZERS = {
     "orthogonal": "orthogonal",
@@ -59,8 +58,8 @@ class RecurrentInitializer(keras.initializers.Initializer):
                 f"recurrent_gain={gain} and spectral_radius={spectral_radius} both set the size of W; give one of them"
             )
         for label, value in (("recurrent_gain", gain), ("spectral_radius", spectral_radius)):
-            if value is not None and not _is_size(value):
-                raise ValueError(f"{label} must be a positive finite number, got {value!r}")
+            if value is not None:
+                positive_number(label, value)
         self.name, self.gain, self.spectral_radius, self.seed = name, gain, spectral_radius, _checked_seed(seed)
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
@@ -99,6 +98,15 @@ class RecurrentInitializer(keras.initializers.Initializer):
 class VanillaRNNCell(keras.layers.Layer):
     """The simple recurrent network, h_t = φ(W h_{t−1} + U x_t + b), from matrix products and an activation.
 
+    With a_t = W h_{t−1} + U x_t + b and D_t = diag φ'(a_t):
+
+    - plain: h_t = φ(a_t), J_t = D_t W;
+    - ``leak``: h_t = (1 − α) h_{t−1} + α φ(a_t), J_t = (1 − α) I + α D_t W;
+    - ``residual``: h_t = h_{t−1} + α φ(a_t), J_t = I + α D_t W.
+
+    The links of the chain of bounds that hold for J_t = D_t W alone, k ln(γσ_1(W)), the slopes and mean field, are not
+    there for the latter two (`Step.recurrence` is None), nor does ρ(W) say by itself how fast their gradient decays.
+
     It is a Keras-compatible cell: ``keras.layers.RNN(cell)`` makes a layer of it, which trains, saves and loads
     with a model. Its derivative stays accurate when units saturate (see `gradlab.activations`).
 
@@ -115,11 +123,18 @@ class VanillaRNNCell(keras.layers.Layer):
         recurrent_gain: the size of W, see `RecurrentInitializer`; 1 if neither it nor `spectral_radius` is given.
         spectral_radius: rescale W to this spectral radius instead.
         seed: makes the weights the same every time.
+        leak: α in (0, 1] of the leaky update, a step of length α = dt/τ of τ ḣ = −h + φ(a); None: not leaky.
+        residual: α > 0 of the residual update; None: not residual.
         **kwargs: `name`, `dtype` and the like, as for every Keras layer.
 
     Raises:
-        ValueError: zero units, an unknown activation or initializer, a gain and a radius at once, a negative seed.
+        ValueError: zero units, an unknown activation or initializer, a gain and a radius at once, a negative seed, a
+            leak or residual out of range, or both.
         TypeError: units or a seed that are not integers.
+
+    Source:
+        Elman 1990; Jaeger, Lukoševičius, Popovici & Siewert 2007 for the leaky update; He, Zhang, Ren & Sun 2016 for
+        the residual one, of layers.
 
     Example:
         >>> import numpy as np
@@ -143,9 +158,12 @@ class VanillaRNNCell(keras.layers.Layer):
         recurrent_gain: float | None = None,
         spectral_radius: float | None = None,
         seed: int | None = None,
+        leak: float | None = None,
+        residual: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.leak, self.residual = update_rates(leak, residual)
         self.units = positive_integer("units", units)
         self.state_size = self.output_size = self.units
         self.activation = _activation(activation)
@@ -183,7 +201,17 @@ class VanillaRNNCell(keras.layers.Layer):
         if self.bias is not None:
             a = a + self.bias
         h = self.activation(a)
+        if self.update is not None:
+            kept, added = self.update
+            h = kept * previous + added * h
         return h, [h]
+
+    @property
+    def update(self) -> tuple[float, float] | None:
+        """(κ, α) of h_t = κ h_{t−1} + α φ(a_t), None for the plain h_t = φ(a_t)."""
+        if self.leak is not None:
+            return 1.0 - self.leak, self.leak
+        return None if self.residual is None else (1.0, self.residual)
 
     def get_initial_state(self, batch_size: int | None = None) -> list[tf.Tensor]:
         """Return [h_0], zeros [B, n]."""
@@ -210,6 +238,8 @@ class VanillaRNNCell(keras.layers.Layer):
             "recurrent_initializer": keras.initializers.serialize(self.recurrent_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "seed": self.seed,
+            "leak": self.leak,
+            "residual": self.residual,
         }
 
 
@@ -222,11 +252,6 @@ def _checked_seed(seed: Any) -> int | None:
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     return int(seed)
-
-
-def _is_size(value: Any) -> bool:
-    """Return whether a value is a positive finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < np.inf
 
 
 def _activation(activation: Any) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradlab.validation import Array, finite, real_array
+from gradlab.validation import Array, finite, positive_number, real_array
 
 Rule = Literal["norm", "value", "global_norm"]
 RULES: tuple[Rule, ...] = ("norm", "value", "global_norm")
@@ -80,9 +79,7 @@ def checked_threshold(rule: str, threshold: float) -> float:
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {list(RULES)}, got {rule!r}")
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0.0 < float(threshold) < math.inf:
-        raise ValueError(f"the threshold of {rule!r} must be positive and finite, got {threshold!r}")
-    return float(threshold)
+    return positive_number(f"the threshold of {rule!r}", threshold)
 
 
 def norm(array: Array) -> float:

@@ -61,8 +61,9 @@ def closed_form(step: Step) -> Formula | None:
     """Return the step Jacobian of a cell that gradlab has a formula for, or None.
 
     There is one for exactly these classes, computed in float64, with every activation among tanh, sigmoid, relu and
-    linear: `VanillaRNNCell` and Keras's SimpleRNNCell, J = diag φ'(a)·W; Keras's LSTMCell, over [h, c]; Keras's
-    GRUCell, with the reset gate before or after the product. A subclass may compute anything, and has none.
+    linear: `VanillaRNNCell` and Keras's SimpleRNNCell, J = diag φ'(a)·W, or κ I + α diag φ'(a)·W of a leaky or residual
+    update; Keras's LSTMCell, over [h, c]; Keras's GRUCell, with the reset gate before or after the product. A subclass
+    may compute anything, and has none.
 
     Args:
         step: what `as_step` returns.
@@ -121,21 +122,27 @@ def gate_matrices(recurrent: Array) -> Array:
     return np.ascontiguousarray(recurrent.reshape(n, -1, n).transpose(2, 1, 0))
 
 
-def _add_diagonal(room: Array, diagonal: Array) -> None:
+def _add_diagonal(room: Array, diagonal: Array | float) -> None:
     """Add diag(diagonal[b]) to each room[b]; a diagonal is a stride of n + 1."""
     np.einsum("bii->bi", room)[...] += diagonal
 
 
 def _simple(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation) -> Formula:
-    """Of h = φ(a), a = W h + U x + b: J = diag φ'(a) · W."""
+    """Of h = φ(a), a = W h + U x + b: J = diag φ'(a) · W; of h = κ h_prev + α φ(a): J = κ I + α diag φ'(a) · W."""
     W = gate_matrices(recurrent)
     kernel_first = type(cell) is not VanillaRNNCell
+    update = None if kernel_first else cell.update
 
     def formula(h: Array, x: Array, room: Array) -> Array:
         # added up in the cell's own order: at a kink (relu at 0) rounding decides, and should decide as it did there
         a = h @ recurrent + (x @ kernel + bias) if kernel_first else h @ recurrent + x @ kernel + bias
-        _rows_scaled([phi.slope(a)], W, room)
-        return phi.value(a)
+        if update is None:
+            _rows_scaled([phi.slope(a)], W, room)
+            return phi.value(a)
+        kept, added = update
+        _rows_scaled([added * phi.slope(a)], W, room)
+        _add_diagonal(room, kept)
+        return kept * h + added * phi.value(a)
 
     return formula
 

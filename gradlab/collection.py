@@ -19,7 +19,9 @@ from gradlab.experiment import Experiment
 from gradlab.store import Store, as_store
 
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(Experiment)}
-_FROM_ATTRIBUTES = ("commit", "dirty", "gradlab_version", "wall_seconds", "content_hash")
+_FROM_ATTRIBUTES = (
+    "commit", "dirty", "gradlab_version", "wall_seconds", "training_seconds", "trainable_parameters", "content_hash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ def open_store(store: Store | str | os.PathLike[str]) -> xr.Dataset:
 
     Returns:
         Every variable of any of the results, with dim run in front. Coordinates: every field of `Experiment`, over run
-        if it varies; key, commit, whether the tree was dirty, wall_seconds, content_hash; status over run and stage,
-        "ok" or why a network could not be measured. (A field with the name of a dim is called ``parameter_<name>``; a
-        field that was not there yet when a run was made has its default.) Attributes: ``failed``, a list of key,
-        experiment and error for each run that failed when it was last made; ``unreadable``, messages on files that are
-        damaged, foreign or of an unknown version. A warning says how many there are of either.
+        if it varies; key, commit, whether the tree was dirty, wall_seconds, training_seconds, trainable_parameters,
+        content_hash; status over run and stage, "ok" or why a network could not be measured. (A field with the name of
+        a dim is called ``parameter_<name>``; a field that was not there yet when a run was made has its default.)
+        Attributes: ``failed``, a list of key, experiment and error for each run that failed when it was last made;
+        ``unreadable``, messages on files that are damaged, foreign or of an unknown version. A warning says how many
+        there are of either.
 
     Raises:
         FileNotFoundError: there is nothing there.

@@ -15,13 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradlab.validation import positive_integer
+from gradlab.validation import positive_integer, positive_number, update_rates
 
 CELLS = ("tanh", "relu", "lstm", "gru")
 INITIALIZERS = ("gaussian", "orthogonal", "glorot", "identity")
-DATA = {"digits": None, "vowels": None, "adding": 100, "noise": 100}  # steps where they can be chosen
+_REAL = ("digits", "digits_rows", "vowels", "gunpoint")
+_DRAWN = (
+    "adding", "addition", "multiplication", "temporal_order", "temporal_order_3bit", "memorization",
+    "random_permutation", "copy", "latching", "noise",
+)  # fmt: skip
+DATA: dict[str, int | None] = dict.fromkeys(_REAL) | dict.fromkeys(_DRAWN, 100)  # the length where it can be chosen
+_LEAST_LENGTH = dict.fromkeys(("addition", "multiplication", "temporal_order", "temporal_order_3bit"), 10)
+_LEAST_LENGTH |= {"latching": 3}  # others 2
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
-MEASURES = ("analysis", "decay", "held_out")
+MEASURES = ("analysis", "decay", "held_out", "credit", "tracking")
 CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
 
 
@@ -36,8 +43,11 @@ class Experiment:
         cell: "tanh" or "relu" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
         gain: g, the size of the recurrent matrices at initialisation, every gate alike.
         seed: of the weights, the order of the batches and the data, below 2³².
-        data: "digits" (64 pixel steps), "vowels" (masked, up to 29 steps), "adding", "noise" (white noise, nothing to
-            learn).
+        data: a task of `gradlab.tasks`: the real "digits" (64 pixels, one a step), "digits_rows" (8 steps), "vowels"
+            (masked, up to 29 steps) and "gunpoint" (150 steps); "adding", "addition" and "multiplication" (the latter
+            two masked), "temporal_order", "temporal_order_3bit", "random_permutation", "latching", with an answer at
+            the end; "memorization" and "copy", with one at every step (then the loss, and the gradient at h_t, are of
+            all steps); "noise" (white noise, nothing to learn).
         units: n of each gate.
         epochs: passes over the training data; 0 analyses the initial network alone.
         batch_size: sequences per training step.
@@ -52,16 +62,24 @@ class Experiment:
         forget_bias: of the forget gate of an LSTM or the update gate of a GRU, a number; "chrono" for
             ln U[1, T − 1] (Tallec & Ollivier 2018), with its negative for the input gate of an LSTM; None for what
             Keras has, 1 for an LSTM and 0 for a GRU.
-        length: T of "adding" and "noise", None for 100; the other data have a length of their own.
-        samples: training sequences of "adding" (None for 2000) and "noise" (None for 64).
+        length: first argument of a task that is drawn, None for 100: T, or the delay of "copy" and "memorization",
+            which have 20 steps more; real data have a length of their own.
+        samples: training sequences of a task that is drawn, None for 2000 ("noise": 64); the test has a fifth as many.
         optimizer: "adam", "sgd" or "rmsprop", as in Keras.
         momentum: of "sgd".
         clip_value: the size at which every entry of the gradient is clipped.
         global_clip_norm: the norm at which the gradient of all weights together is clipped (Pascanu et al. 2013).
         measured: what is measured: "analysis", everything of `analyze` on the probes; "decay", its gradients and
             fitted decay alone, for networks too large for all singular values; "held_out", Lyapunov exponents on the
-            held-out sequences. Empty for the learning curves alone.
-        measured_at: after which epochs, increasing; None for before and after training.
+            held-out sequences; "credit", `credit_by_lag` of ∂L/∂W_hh on the probes; "tracking", what a
+            `GradientTracker` sees of the probes during training. Empty for the learning curves alone.
+        measured_at: after which epochs, increasing; None for before and after training, and for tracking
+            `schedules.logarithmic` (which in any case looks before the first epoch and after the last).
+        leak: α of leaky units of "tanh" and "relu", h_t = (1 − α) h_{t−1} + α φ(a_t); None for h_t = φ(a_t).
+        residual: α of residual units, h_t = h_{t−1} + α φ(a_t). At most one of the two is given.
+        omega: weight of Ω (`fixes.NormPreservation`) in the training loss; its authors took 2. None for no such term.
+        flossing: weight of gradient flossing (`fixes.Flossing`) in the training loss, on all sequences of every batch.
+        flossing_exponents: how many of the largest Lyapunov exponents it pulls towards 0.
 
     Raises:
         ValueError: an unknown choice, a number out of range, or fields that contradict each other.
@@ -96,6 +114,11 @@ class Experiment:
     global_clip_norm: float | None = None
     measured: tuple[str, ...] = ("analysis", "held_out")
     measured_at: tuple[int, ...] | None = None
+    leak: float | None = None
+    residual: float | None = None
+    omega: float | None = None
+    flossing: float | None = None
+    flossing_exponents: int = 1
 
     def __post_init__(self) -> None:
         """Check every value, and bring those that are equal to one form: 1 and 1.0 name the same run."""
@@ -106,7 +129,7 @@ class Experiment:
             ("optimizer", OPTIMIZERS),
         ):
             _one_of(name, getattr(self, name), choices)
-        for name in ("units", "batch_size", "probes", "held_out"):
+        for name in ("units", "batch_size", "probes", "held_out", "flossing_exponents"):
             self._set(name, positive_integer(name, getattr(self, name)))
         for name in ("length", "samples"):
             if getattr(self, name) is not None:
@@ -116,15 +139,18 @@ class Experiment:
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}")
         for name in ("gain", "learning_rate"):
-            self._set(name, _positive(name, getattr(self, name)))
-        for name in CLIPS:
+            self._set(name, positive_number(name, getattr(self, name)))
+        for name in (*CLIPS, "omega", "flossing"):
             if getattr(self, name) is not None:
-                self._set(name, _positive(name, getattr(self, name)))
+                self._set(name, positive_number(name, getattr(self, name)))
+        for name, rate in zip(("leak", "residual"), update_rates(self.leak, self.residual), strict=True):
+            self._set(name, rate)
         if not _is_number(self.momentum) or not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be a number in [0, 1), got {self.momentum!r}")
         self._set("momentum", float(self.momentum))
         self._check_forget_bias()
         self._check_measured()
+        self._check_data()
         self._check_contradictions()
 
     def _set(self, name: str, value: Any) -> None:
@@ -155,10 +181,10 @@ class Experiment:
         at = tuple(_count("measured_at", epoch) for epoch in self.measured_at)
         if not at or list(at) != sorted(set(at)) or at[-1] > self.epochs:
             raise ValueError(f"measured_at must be increasing epochs from 0 to epochs={self.epochs}, got {list(at)}")
-        # the default by another name is the same run
-        self._set("measured_at", None if at == self._start_and_end else at)
+        # the default by another name is the same run, unless a schedule is
+        self._set("measured_at", None if at == self._start_and_end and "tracking" not in self.measured else at)
 
-    def _check_contradictions(self) -> None:
+    def _check_data(self) -> None:
         if self.data == "noise" and self.epochs:
             raise ValueError(f"white noise has nothing to learn, got epochs={self.epochs}; set epochs=0")
         if DATA[self.data] is None:
@@ -168,12 +194,28 @@ class Experiment:
                     raise ValueError(
                         f'{name} goes with data in {free}, got {name}={getattr(self, name)} and "{self.data}"'
                     )
-        if self.length is not None and self.length < 2:
-            raise ValueError(f"length must be at least 2, got {self.length}")
+        least = _LEAST_LENGTH.get(self.data, 2)
+        if self.length is not None and self.length < least:
+            raise ValueError(f'length of "{self.data}" must be at least {least}, got {self.length}')
+
+    def _check_contradictions(self) -> None:
         if self.forget_bias == "chrono" and self.length is not None and self.length < 3:
             raise ValueError(f'forget_bias="chrono" goes with length of at least 3, got length={self.length}')
         if self.forget_bias is not None and self.cell not in ("lstm", "gru"):
             raise ValueError(f'forget_bias goes with cell "lstm" or "gru", got it with "{self.cell}"')
+        for name in ("leak", "residual"):
+            if getattr(self, name) is not None and self.cell not in ("tanh", "relu"):
+                raise ValueError(f'{name} goes with cell "tanh" or "relu", got it with "{self.cell}"')
+        for name in ("omega", "flossing"):
+            if getattr(self, name) is not None and not self.epochs:
+                raise ValueError(f"{name} is a term of the training loss, got it with epochs=0; train, or set it None")
+        if "tracking" in self.measured and not self.epochs:
+            raise ValueError('measured has "tracking", which looks at a training, and epochs=0; leave it out')
+        size = 2 * self.units if self.cell == "lstm" else self.units
+        if self.flossing is None and self.flossing_exponents != 1:
+            raise ValueError(f"flossing_exponents goes with flossing, got {self.flossing_exponents} without it")
+        if self.flossing_exponents > size:
+            raise ValueError(f"flossing_exponents must be at most {size}, the state, got {self.flossing_exponents}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f'momentum goes with optimizer "sgd", got momentum={self.momentum} and "{self.optimizer}"')
         clips = [f"{name}={getattr(self, name)}" for name in CLIPS if getattr(self, name) is not None]
@@ -189,9 +231,11 @@ class Experiment:
     @property
     def stages(self) -> dict[int, str]:
         """The epochs after which the network is measured, in order, with their names in the dataset."""
+        if not set(self.measured) - {"tracking"}:
+            return {}
         at = self._start_and_end if self.measured_at is None else self.measured_at
         names = {self.epochs: "trained", 0: "initial"}  # in this order: with no epochs there is no training
-        return {epoch: names.get(epoch, f"epoch {epoch}") for epoch in at} if self.measured else {}
+        return {epoch: names.get(epoch, f"epoch {epoch}") for epoch in at}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON has them."""
@@ -329,13 +373,6 @@ def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _is_number(value: Any) -> bool:
     return hasattr(value, "__float__") and not isinstance(value, str | bool)
-
-
-def _positive(name: str, value: Any) -> float:
-    """Return a positive finite number as a float."""
-    if not (_is_number(value) and 0.0 < float(value) < math.inf):
-        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
-    return float(value)
 
 
 def _count(name: str, value: Any) -> int:

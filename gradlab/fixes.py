@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import keras
@@ -15,7 +14,7 @@ from gradlab.opened import Opened, losses_in_float64, opened
 from gradlab.predictions.memory import chrono_biases
 from gradlab.probe import recurrent_layers
 from gradlab.step import as_step
-from gradlab.validation import positive_integer
+from gradlab.validation import Array, positive_integer, positive_number
 
 __all__ = ["BlockInitializer", "ChronoInitializer", "Flossing", "NormPreservation", "RegularizedModel"]
 
@@ -44,7 +43,7 @@ class NormPreservation:
     """
 
     def __init__(self, weight: float = 2.0) -> None:
-        self.weight = _positive("weight", weight)
+        self.weight = positive_number("weight", weight)
 
     def __call__(self, layer: Opened, total: tf.Tensor) -> tf.Tensor:
         """Return Ω of one layer from its run and ∂L/∂h_t [T+1, B, n]."""
@@ -99,7 +98,7 @@ class Flossing:
     def __init__(
         self, weight: float = 1.0, k: int = 1, *, target: float = 0.0, sequences: int | None = None, seed: int = 0
     ) -> None:
-        self.weight, self.k = _positive("weight", weight), positive_integer("k", k)
+        self.weight, self.k = positive_number("weight", weight), positive_integer("k", k)
         if not np.isfinite(target):
             raise ValueError(f"target must be finite, got {target}")
         self.target, self.seed = float(target), int(seed)
@@ -277,19 +276,39 @@ class ChronoInitializer(keras.initializers.Initializer):
         if wrong or shape[-1] % blocks:
             hint = "; give the layer unit_forget_bias=False" if self.cell == "lstm" else ""
             raise ValueError(f"the bias of a {self.cell} has {blocks}n entries, got shape {tuple(shape)}{hint}")
-        n = shape[-1] // blocks
-        drawn = chrono_biases(n, self.longest, seed=self.seed)
-        bias = np.zeros(tuple(shape))
-        first = bias[0] if bias.ndim == 2 else bias
-        if self.cell == "lstm":
-            first[:n], first[n : 2 * n] = drawn.input, drawn.forget
-        else:
-            first[:n] = drawn.forget
+        drawn = chrono_biases(shape[-1] // blocks, self.longest, seed=self.seed)
+        bias = gate_bias(self.cell, tuple(shape), drawn.forget, drawn.input)
         return tf.convert_to_tensor(bias, dtype=tf.as_dtype(dtype or keras.config.floatx()))
 
     def get_config(self) -> dict[str, Any]:
         """Return what is needed to make it again."""
         return {"longest": self.longest, "cell": self.cell, "seed": self.seed}
+
+
+def gate_bias(cell: str, shape: tuple[int, ...], forget: Any, input_gate: Any = 0.0) -> Array:
+    """Return the bias of an LSTM or a GRU that is zero but for the gates that keep the state, as Keras lays it out.
+
+    An LSTM has its gates in the order i, f, c, o [4n]; a GRU z, r, h, [3n] or [2, 3n], of which z keeps the state, and
+    the first row goes with the inputs.
+
+    Args:
+        cell: "lstm" or "gru".
+        shape: of the bias.
+        forget: of the forget gate (LSTM) or the update gate (GRU), a number or [n].
+        input_gate: of the input gate, which a GRU has not.
+
+    Example:
+        >>> gate_bias("lstm", (8,), 1.0)
+        array([0., 0., 1., 1., 0., 0., 0., 0.])
+    """
+    bias: Array = np.zeros(shape)
+    first = bias[0] if bias.ndim == 2 else bias
+    n = shape[-1] // (4 if cell == "lstm" else 3)
+    if cell == "lstm":
+        first[:n], first[n : 2 * n] = input_gate, forget
+    else:
+        first[:n] = forget
+    return bias
 
 
 @keras.saving.register_keras_serializable(package="gradlab")
@@ -345,10 +364,3 @@ class BlockInitializer(keras.initializers.Initializer):
     def get_config(self) -> dict[str, Any]:
         """Return what is needed to make it again."""
         return {"kind": self.kind, "gain": self.gain, "seed": self.seed}
-
-
-def _positive(name: str, value: float) -> float:
-    """Return a number that must be positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < np.inf:
-        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
-    return float(value)

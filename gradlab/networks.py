@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from gradlab.cells import RecurrentInitializer, VanillaRNNCell
+from gradlab.cells import VanillaRNNCell
 from gradlab.experiment import Experiment
+from gradlab.fixes import BlockInitializer, Flossing, NormPreservation, RegularizedModel, gate_bias
+from gradlab.predictions.memory import chrono_biases
 from gradlab.tasks import Task
 
 SIMPLE = ("tanh", "relu")
@@ -26,8 +27,8 @@ class Network:
 
     Attributes:
         layer: the recurrent layer.
-        readout: the dense layer on its last output.
-        model: both, compiled.
+        readout: the dense layer on its last output, or on each.
+        model: both, compiled; a `RegularizedModel` where there is a penalty.
         optimizer_start: the optimiser's variables before the first step.
     """
 
@@ -43,7 +44,7 @@ class Network:
         fresh.build((None, features))
         weights = fresh.get_weights()
         if experiment.forget_bias is not None:
-            weights[-1] = gate_bias(experiment, steps, weights[-1].shape)
+            weights[-1] = start_bias(experiment, steps, weights[-1].shape)
         self.layer.cell.set_weights(weights)
         kernel, bias = self.readout.get_weights()
         draw = keras.initializers.GlorotUniform(seed=_weight_seeds(experiment.seed)[2])
@@ -53,52 +54,62 @@ class Network:
         self.model.optimizer.learning_rate = experiment.learning_rate  # a variable: no new trace for another value
 
 
-def network(experiment: Experiment, task: Task) -> Network:
-    """Return the network of an experiment at its start.
+class _Traced(NamedTuple):
+    """What enters the traced graph of a training step: the key under which a compiled model is kept."""
 
-    What enters the traced graph is the key under which the compiled model is kept, and all that is in that key. A
-    regulariser of the training loss belongs there too, as a field of `Experiment` and an argument of `_compiled`.
-    """
-    made = _compiled(
-        experiment.cell,
-        experiment.units,
-        task.inputs.shape[1:],
-        task.mask is not None,
-        task.num_classes,
-        experiment.optimizer,
-        experiment.momentum,
-        experiment.clip_norm,
-        experiment.clip_value,
-        experiment.global_clip_norm,
-    )
+    cell: str
+    units: int
+    leak: float | None
+    residual: float | None
+    shape: tuple[int, ...]
+    masked: bool
+    classes: int | None
+    each_step: bool
+    tolerance: float | None
+    optimizer: str
+    momentum: float
+    clip_norm: float | None
+    clip_value: float | None
+    global_clip_norm: float | None
+    omega: float | None
+    flossing: float | None
+    flossing_exponents: int
+
+
+def network(experiment: Experiment, task: Task) -> Network:
+    """Return the network of an experiment at its start; what enters the traced graph is all in `_Traced`."""
+    of_task: dict[str, Any] = {
+        "shape": task.inputs.shape[1:],
+        "masked": task.mask is not None,
+        "classes": task.num_classes,
+        "each_step": answers_each_step(task),
+        "tolerance": task.tolerance if task.num_classes is None else None,  # NaN, no key: it is not equal to itself
+    }
+    given: dict[str, Any] = {name: getattr(experiment, name) for name in _Traced._fields if name not in of_task}
+    made = _compiled(_Traced(**of_task, **given))
     made.restart(experiment, task.inputs.shape[1])
     return made
 
 
-def gate_bias(experiment: Experiment, steps: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the bias of a gated cell with the forget bias that is asked for, as Keras lays it out.
+def answers_each_step(task: Task) -> bool:
+    """Return whether a task asks for a label at every step, and not for one answer at the end."""
+    return task.num_classes is not None and task.targets is not None and task.targets.ndim == 2
 
-    An LSTM has its gates in the order i, f, c, o [4n]; a GRU z, r, h [2, 3n], of which z keeps the state, and the first
-    row goes with the inputs.
+
+def start_bias(experiment: Experiment, steps: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the bias of a gated cell with the forget bias that is asked for.
 
     Args:
         experiment: of a gated cell, with a forget bias.
         steps: T of the task, the longest dependency that chrono initialisation asks for.
         shape: of the bias.
     """
-    n, bias = experiment.units, np.zeros(shape, np.float32)
-    if experiment.forget_bias == "chrono":
-        draw = np.random.default_rng(np.random.SeedSequence(experiment.seed).spawn(1)[0])
-        forget: Any = np.log(draw.uniform(1.0, steps - 1.0, n))
-    else:
-        forget = np.full(n, experiment.forget_bias)
-    if experiment.cell == "gru":
-        bias[0, :n] = forget
-    else:
-        bias[n : 2 * n] = forget
-        if experiment.forget_bias == "chrono":
-            bias[:n] = -forget
-    return bias
+    forget: Any = experiment.forget_bias
+    input_gate: Any = 0.0
+    if forget == "chrono":
+        stream = np.random.SeedSequence(experiment.seed).spawn(1)[0]
+        forget, input_gate = chrono_biases(experiment.units, steps, seed=stream)
+    return gate_bias(experiment.cell, shape, forget, input_gate).astype(np.float32)
 
 
 def _weight_seeds(seed: int) -> list[int]:
@@ -110,6 +121,7 @@ def _initial_cell(experiment: Experiment) -> Any:
     """Return a cell, not built, with the initialisers that the description asks for."""
     n, g, seed = experiment.units, experiment.gain, experiment.seed
     if experiment.cell in SIMPLE:
+        # the leak, or what is residual, changes no weight
         return VanillaRNNCell(
             n, experiment.cell, recurrent_initializer=experiment.initializer, recurrent_gain=g, seed=seed
         )
@@ -117,7 +129,7 @@ def _initial_cell(experiment: Experiment) -> Any:
     if experiment.initializer == "gaussian":
         recurrent: Any = keras.initializers.RandomNormal(stddev=g / np.sqrt(n), seed=recurrent_seed)
     else:
-        recurrent = _gate_by_gate(experiment.initializer, g, recurrent_seed)
+        recurrent = BlockInitializer(experiment.initializer, g, recurrent_seed)
     return GATED[experiment.cell][0](
         n,
         kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
@@ -125,49 +137,52 @@ def _initial_cell(experiment: Experiment) -> Any:
     )
 
 
-def _gate_by_gate(name: str, gain: float, seed: int) -> Callable[..., tf.Tensor]:
-    """Return an initialiser of [n, gates·n]: Keras's own would make the rows orthonormal, not each gate's matrix."""
-
-    def draw(shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
-        n, gates = int(shape[0]), int(shape[1]) // int(shape[0])
-        seeds = np.random.SeedSequence(seed).generate_state(gates) >> 1
-        blocks = [RecurrentInitializer(name, gain, seed=int(one))((n, n), dtype) for one in seeds]
-        return tf.concat(blocks, axis=1)
-
-    return draw
-
-
 @functools.lru_cache(maxsize=8)  # tracing the training step of one network takes as long as training it for 6 epochs
-def _compiled(
-    cell: str,
-    units: int,
-    shape: tuple[int, ...],
-    masked: bool,
-    classes: int | None,
-    optimizer: str,
-    momentum: float,
-    clip_norm: float | None,
-    clip_value: float | None,
-    global_clip_norm: float | None,
-) -> Network:
+def _compiled(traced: _Traced) -> Network:
     """Return a compiled model of one architecture, once."""
-    if cell in SIMPLE:
-        layer: Any = keras.layers.RNN(VanillaRNNCell(units, cell))
+    options = {"name": "recurrent", "return_sequences": traced.each_step}  # names that do not count how many there were
+    if traced.cell in SIMPLE:
+        cell = VanillaRNNCell(
+            traced.units, traced.cell, leak=traced.leak, residual=traced.residual, name=f"{traced.cell}_cell"
+        )
+        layer: Any = keras.layers.RNN(cell, **options)
     else:
-        layer = GATED[cell][1](units)
-    readout = keras.layers.Dense(classes or 1)
-    sequence, mask = keras.Input(shape), keras.Input(shape[:1], dtype="bool")
-    if masked:
+        layer = GATED[traced.cell][1](traced.units, **options)
+    readout = keras.layers.Dense(traced.classes or 1, name="readout")
+    sequence, mask = keras.Input(traced.shape), keras.Input(traced.shape[:1], dtype="bool")
+    if traced.masked:
         model = keras.Model([sequence, mask], readout(layer(sequence, mask=mask)))
     else:
         model = keras.Model(sequence, readout(layer(sequence)))
-    clipping = {"clipnorm": clip_norm, "clipvalue": clip_value, "global_clipnorm": global_clip_norm}
+    penalties: list[Any] = [] if traced.omega is None else [NormPreservation(traced.omega)]
+    if traced.flossing is not None:
+        penalties.append(Flossing(traced.flossing, traced.flossing_exponents))
+    if penalties:
+        model = RegularizedModel(model, penalties)
+    clipping = {
+        "clipnorm": traced.clip_norm,
+        "clipvalue": traced.clip_value,
+        "global_clipnorm": traced.global_clip_norm,
+    }
     made = {
         "adam": keras.optimizers.Adam,
-        "sgd": functools.partial(keras.optimizers.SGD, momentum=momentum),
+        "sgd": functools.partial(keras.optimizers.SGD, momentum=traced.momentum),
         "rmsprop": keras.optimizers.RMSprop,
-    }[optimizer](**clipping)
-    loss = "mse" if classes is None else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(made, loss, metrics=[] if classes is None else ["accuracy"])
+    }[traced.optimizer](**clipping)
+    regression = traced.classes is None
+    loss = "mse" if regression else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    metrics: list[Any] = [] if regression else ["accuracy"]
+    if regression or traced.each_step:  # else it is the accuracy
+        metrics.append(keras.metrics.MeanMetricWrapper(functools.partial(_right, traced.tolerance), name="success"))
+    model.compile(made, loss, metrics=metrics)
     made.build(model.trainable_variables)
     return Network(layer, readout, model, [np.asarray(variable) for variable in made.variables])
+
+
+def _right(tolerance: float | None, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Return which sequences are answered right [B], 1 or 0, as `Task.success_rate` counts them."""
+    if tolerance is not None:
+        right = tf.square(outputs[:, 0] - tf.cast(targets[:, 0], outputs.dtype)) <= tolerance
+    else:
+        right = tf.reduce_all(tf.argmax(outputs, axis=-1) == tf.cast(targets, tf.int64), axis=-1)
+    return tf.cast(right, tf.float32)

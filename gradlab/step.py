@@ -363,8 +363,8 @@ def _collect_recurrent_matrices(cell: Any, prefix: str, into: dict[str, Array]) 
 
 
 def _recurrence(cell: Any) -> ElementwiseRecurrence | None:
-    """Return W, U, b and φ of a simple RNN, None for every other cell."""
-    if type(cell) not in (VanillaRNNCell, keras.layers.SimpleRNNCell):
+    """Return W, U, b and φ of a simple RNN, None for every other cell, leaky and residual ones too: J ≠ diag φ'·W."""
+    if type(cell) not in (VanillaRNNCell, keras.layers.SimpleRNNCell) or getattr(cell, "update", None) is not None:
         return None
     name = activations.name_of(cell.activation)
     kernel, recurrent = (
@@ -390,4 +390,7 @@ def _describe(cell: Any) -> str:
     activation = getattr(cell, "activation", None)
     name = activations.name_of(activation) or getattr(activation, "__name__", "")
     units = getattr(cell, "units", "")
-    return f"{type(cell).__name__}({', '.join(str(word) for word in (units, name) if word)})"
+    words = [str(word) for word in (units, name) if word]
+    if type(cell) is VanillaRNNCell:
+        words += [f"{word}={getattr(cell, word):g}" for word in ("leak", "residual") if getattr(cell, word) is not None]
+    return f"{type(cell).__name__}({', '.join(words)})"

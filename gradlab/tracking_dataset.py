@@ -55,6 +55,7 @@ _SCALARS = {
     "spectral_radius": "spectral_radius",
     "saturation": "saturation",
 }
+_ATTRIBUTES = ("recurrent_matrix", "clipping", "diverged_epoch", "diverged_step", "diverged_reason")
 _CURVES = ("log_gradient_norm", "log_direct_gradient_norm", "log_recurrent_gradient_norm")
 
 
@@ -118,3 +119,57 @@ def as_dataset(looks: Sequence[Look], lags: Sequence[int]) -> xr.Dataset:
         for layer, one in look.measures.items():
             lengths[layers.index(layer)] = len(one.log_gradient_norm) - 1
     return ds.assign_coords(steps=("layer", lengths, {"long_name": "length T of the sequences", "units": "steps"}))
+
+
+def with_tracked(ds: xr.Dataset, looks: xr.Dataset) -> xr.Dataset:
+    """Return a dataset with what a tracker saw of a model with one recurrent layer put into it.
+
+    Every name of a tracker's dataset, of a variable, a coordinate, a dim or an attribute, gets "tracking_" in front,
+    and the dim layer goes: decay_rate over (stage, batch) and tracking_decay_rate over (tracking_epoch,) stand side by
+    side. Seconds are left to the attribute ``tracking_seconds``, their sum: the same run gives the same variables.
+
+    Args:
+        ds: of a run.
+        looks: of `GradientTracker.dataset`.
+    """
+    seen = looks if looks.sizes["layer"] else looks.reindex(layer=["recurrent"])  # none of the looks was finite
+    seen = seen.drop_vars(["tracking_seconds", "steps"]).isel(layer=0, drop=True)
+    seen = seen.rename({name: f"tracking_{name}" for name in {*seen.variables, *seen.dims}})
+    found = ds.assign(seen.data_vars).assign_coords(seen.coords)
+    attrs = {f"tracking_{name}": looks.attrs[name] for name in _ATTRIBUTES}
+    return found.assign_attrs(attrs, tracking_seconds=float(looks["tracking_seconds"].sum()))
+
+
+def tracked(ds: xr.Dataset) -> xr.Dataset:
+    """Return what a tracker saw of a run that was described with "tracking" in ``measured``, under its own names.
+
+    Args:
+        ds: of `gradlab.run`, or one run of a store.
+
+    Returns:
+        The dataset of `GradientTracker`, with one layer, "recurrent": what `gl.plot.gradient_flow` and its kind draw.
+
+    Raises:
+        ValueError: nothing was tracked.
+
+    Example:
+        >>> import gradlab as gl
+        >>> run = gl.Experiment("tanh", data="latching", length=8, units=2, epochs=1, samples=40, probes=2, held_out=1,
+        ...     measured=["tracking"])
+        >>> seen = tracked(gl.run(run))
+        >>> seen["decay_rate"].dims, seen.sizes["time"]
+        (('epoch', 'layer'), 9)
+    """
+    names = [str(name) for name in ds.variables if str(name).startswith("tracking_")]
+    if not names:
+        raise ValueError('nothing was tracked in this run; describe it with "tracking" in measured')
+    part = ds[names]
+    found = part.drop_vars([str(name) for name in part.coords if name not in names])
+    found = found.rename({name: str(name).removeprefix("tracking_") for name in {*found.variables, *found.dims}})
+    whole = {"log_weight_gradient_norm", "log_clipped_weight_gradient_norm", "probe_loss"}  # of all layers together
+    found = found.expand_dims(layer=["recurrent"]).assign({name: found[name] for name in whole})
+    order = ("epoch", "layer", "time", "spectrum_lag", "mode", "weight")
+    found = found.transpose(*order)
+    found = found.assign_coords(steps=("layer", [found.sizes["time"] - 1]))
+    kept = {name: ds.attrs[f"tracking_{name}"] for name in _ATTRIBUTES if f"tracking_{name}" in ds.attrs}
+    return found.assign_attrs({key: value for key, value in ds.attrs.items() if not key.startswith("tracking_")} | kept)

@@ -132,7 +132,7 @@ def _architecture(cell: Any) -> Any:
         return None if None in layers else layers
     if type(cell) not in KNOWN_CELLS:
         return None
-    fields = ("units", "use_bias", "reset_after", "implementation")
+    fields = ("units", "use_bias", "reset_after", "implementation", "leak", "residual")
     functions = tuple(getattr(cell, name) for name in _FUNCTIONS if hasattr(cell, name))
     if not all(activations.name_of(one) or _is_from_keras(one) for one in functions):
         return None

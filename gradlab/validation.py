@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,30 @@ def positive_integer(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a float in (0, ∞).
+
+    Raises:
+        ValueError: not a number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < np.inf:
+        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+    return float(value)
+
+
+def update_rates(leak: Any, residual: Any) -> tuple[float | None, float | None]:
+    """Return (leak, residual) of a simple network's update as floats, None for what is not given.
+
+    Raises:
+        ValueError: a leak outside (0, 1], a residual that is not positive and finite, or both given.
+    """
+    if leak is not None and residual is not None:
+        raise ValueError(f"leak={leak} and residual={residual} are two updates of one state; give one of them")
+    if leak is not None and positive_number("leak", leak) > 1.0:
+        raise ValueError(f"leak must be a number in (0, 1], got {leak!r}")
+    return None if leak is None else float(leak), None if residual is None else positive_number("residual", residual)
 
 
 def lag_array(lags: ArrayLike) -> NDArray[np.int64]:

@@ -108,7 +108,7 @@ def test_clipping_by_norm_leaves_the_profile_over_lags():
     ("call", "message"),
     [
         (lambda: clip({"W": [1.0]}, "l2", 1.0), "rule must be one of"),
-        (lambda: clip({"W": [1.0]}, "norm", 0.0), "threshold of 'norm' must be positive"),
+        (lambda: clip({"W": [1.0]}, "norm", 0.0), "threshold of 'norm' must be a positive finite number"),
         (lambda: clip({"W": [np.nan]}, "norm", 1.0), "the gradient of W must be finite"),
         (lambda: gl.clipping_audit(*model_and_data(1.0), batch_size=20), "at least one batch of 20 sequences, got 13"),
         (lambda: gl.clipping_audit(*model_and_data(1.0), thresholds={}), "at least one of"),

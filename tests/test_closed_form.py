@@ -33,6 +33,8 @@ def makers():
     for kind, phi in itertools.product((VanillaRNNCell, keras.layers.SimpleRNNCell), PHI):
         for bias in (True, False) if phi == "tanh" else (kind is VanillaRNNCell,):
             yield f"{kind.__name__} {phi} bias={bias}", partial(kind, UNITS, activation=phi, use_bias=bias)
+    for update, phi in itertools.product(({"leak": 0.3}, {"residual": 0.7}), ("tanh", "relu")):
+        yield f"VanillaRNNCell {phi} {update}", partial(VanillaRNNCell, UNITS, phi, **update)
     for phi, gate, bias in GATED:
         options = {"activation": phi, "recurrent_activation": gate, "use_bias": bias}
         yield f"LSTM {phi} {gate} bias={bias}", partial(keras.layers.LSTMCell, UNITS, **options)

@@ -58,7 +58,7 @@ def gate_memory(bias: ArrayLike) -> GateMemory:
         return GateMemory(1 + np.exp(b), 1 / np.logaddexp(0, -b))
 
 
-def chrono_biases(units: int, longest: float, *, seed: int) -> ChronoBiases:
+def chrono_biases(units: int, longest: float, *, seed: int | np.random.SeedSequence) -> ChronoBiases:
     """Return gate biases under which the units' memories are spread over the dependencies to be learnt.
 
     b_f = ln u with u ~ U[1, T_max − 1], and b_i = −b_f: memories 1 + e^{b_f} are uniform on [2, T_max], and each unit's

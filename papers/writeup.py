@@ -1,0 +1,99 @@
+"""papers/gradlab.md from its template and the records of results, so that no number in it goes stale.
+
+The template, gradlab.md.j2, holds the words; every number in it is an expression over the JSON records that benchmarks
+and papers have written (`benchmarks`, `papers`: name → record) and over what is worked out from them below.
+
+    python papers/writeup.py           # write papers/gradlab.md
+    python papers/writeup.py --check   # fail if that would change it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from gradlab.results import write_text_atomically
+
+HERE = Path(__file__).resolve().parent
+TEMPLATE, WRITTEN = HERE / "gradlab.md.j2", HERE / "gradlab.md"
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """Return the records of full runs in a folder by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        if not path.stem.endswith("_quick"):
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """Return a number with so many digits, and powers of ten where it is very small or large.
+
+    Example:
+        >>> significant(0.01259), significant(1465.7), significant(2.27e-13), significant(0.0)
+        ('0.013', '1500', '2.3·10⁻¹³', '0')
+    """
+    if value == 0.0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if -4 <= exponent < 5:
+        rounded = round(value, digits - 1 - exponent)
+        return f"{rounded:.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}".replace("-", "−")
+    return f"{mantissa}·10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def interval(row: dict[str, Any], name: str, decimals: int = 3) -> str:
+    """Return "mean [low, high]" of the entries `name`, `name`_low and `name`_high of a row.
+
+    Example:
+        >>> interval({"rms": 0.4312, "rms_low": 0.41, "rms_high": -0.002}, "rms", 2)
+        '0.43 [0.41, 0.00]'
+    """
+    parts = [row[key] for key in (name, f"{name}_low", f"{name}_high")]
+    middle, low, high = (f"{part + 0.0:.{decimals}f}".replace("-", "−") for part in parts)
+    return f"{middle} [{low}, {high}]".replace(f"−{0:.{decimals}f}", f"{0:.{decimals}f}")
+
+
+def errors(cases: dict[str, Any], method: str) -> dict[str, float]:
+    """Return the largest error of a method in ln σ by case, where it gave a number."""
+    found = {name: case["errors"][method] for name, case in cases.items()}
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def written() -> str:
+    """Return the write-up, filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {"significant": significant}
+    environment.globals |= {"interval": interval, "errors": errors}
+    template = environment.get_template(TEMPLATE.name)
+    return template.render(benchmarks=records(HERE.parent / "benchmarks" / "results"), papers=records(HERE / "results"))
+
+
+def main() -> None:
+    """Write it, or check what is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if there is anything to write")
+    options = parser.parse_args()
+    text = written()
+    if not options.check:
+        write_text_atomically(WRITTEN, text)
+    elif WRITTEN.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{WRITTEN} is not what its template and the records give; run python papers/writeup.py")
+
+
+if __name__ == "__main__":
+    main()
