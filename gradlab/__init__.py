@@ -65,6 +65,7 @@ _HOME = {
     "plot": "plotting",
     "save": "results",
     "load": "results",
+    "cite": "citation",
 }
 
 _MODULES = ("bounds", "predictions", "tasks", "testing", "plot", "schedules", "fixes")  # stand for themselves
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from gradlab.analysis import analyze
     from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
     from gradlab.cells import VanillaRNNCell
+    from gradlab.citation import cite
     from gradlab.clipping_effects import clipping_audit
     from gradlab.collection import open_store
     from gradlab.comparison import compare, interval
@@ -115,6 +117,7 @@ __all__ = [
     "as_step",
     "bounds",
     "check_convergence",
+    "cite",
     "clipping_audit",
     "compare",
     "credit_by_lag",

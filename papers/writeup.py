@@ -49,22 +49,38 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{mantissa}·10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def interval(row: dict[str, Any], name: str, decimals: int = 3) -> str:
-    """Return "mean [low, high]" of the entries `name`, `name`_low and `name`_high of a row.
+def interval(row: dict[str, Any], name: str, decimals: int = 3, joint: str = "_") -> str:
+    """Return "mean [low, high]" of the entries `name`, `name`_low and `name`_high of a row, or with another joint.
 
     Example:
         >>> interval({"rms": 0.4312, "rms_low": 0.41, "rms_high": -0.002}, "rms", 2)
         '0.43 [0.41, 0.00]'
     """
-    parts = [row[key] for key in (name, f"{name}_low", f"{name}_high")]
+    parts = [row[key] for key in (name, f"{name}{joint}low", f"{name}{joint}high")]
+    if any(part is None for part in parts):
+        return "—"
     middle, low, high = (f"{part + 0.0:.{decimals}f}".replace("-", "−") for part in parts)
     return f"{middle} [{low}, {high}]".replace(f"−{0:.{decimals}f}", f"{0:.{decimals}f}")
+
+
+def cell(record: dict[str, Any], statement: str, network: str) -> dict[str, Any]:
+    """Return what `bounds_vs_truth.py` found of a statement in a class of networks."""
+    found = [one for one in record["cells"] if one["statement"] == statement and one["class"] == network]
+    if len(found) != 1:
+        raise ValueError(f"the record must hold {statement!r} of {network!r} once, got it {len(found)} times")
+    return found[0]
+
+
+def fix(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the row of a fix in the record of `fixes_compared.py`."""
+    (row,) = [one for one in record["fixes"] if one["fix"] == name]
+    return dict(row)
 
 
 def errors(cases: dict[str, Any], method: str) -> dict[str, float]:
     """Return the largest error of a method in ln σ by case, where it gave a number."""
     found = {name: case["errors"][method] for name, case in cases.items()}
-    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(float(value))}
 
 
 def written() -> str:
@@ -78,7 +94,7 @@ def written() -> str:
         autoescape=False,
     )
     environment.filters |= {"significant": significant}
-    environment.globals |= {"interval": interval, "errors": errors}
+    environment.globals |= {"interval": interval, "errors": errors, "cell": cell, "fix": fix}
     template = environment.get_template(TEMPLATE.name)
     return template.render(benchmarks=records(HERE.parent / "benchmarks" / "results"), papers=records(HERE / "results"))
 

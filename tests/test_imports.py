@@ -28,7 +28,7 @@ HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
 CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent", "convergence"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks", "comparison"]
-WITHOUT_TENSORFLOW += ["experiment", "sweeps", "cluster", "collection"]
+WITHOUT_TENSORFLOW += ["experiment", "sweeps", "cluster", "collection", "citation"]
 
 
 def imported(tree, everywhere):
@@ -98,7 +98,7 @@ def test_names_that_need_no_tensorflow_do_not_import_it():
 import json, sys
 import gradlab
 names = ["log_singular_values", "lyapunov_exponents", "recurrent_spectrum", "spectral_radius", "bounds", "predictions"]
-names += ["fit_decay", "decay_budget", "load", "save", "plot", "tasks", "Experiment", "sweep", "open_store"]
+names += ["fit_decay", "decay_budget", "load", "save", "plot", "tasks", "Experiment", "sweep", "open_store", "cite"]
 for name in names:
     getattr(gradlab, name)
 print(json.dumps([name for name in ("tensorflow", "keras") if name in sys.modules]))
