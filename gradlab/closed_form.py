@@ -129,7 +129,7 @@ def _add_diagonal(room: Array, diagonal: Array | float) -> None:
 
 def _simple(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activation) -> Formula:
     """Of h = φ(a), a = W h + U x + b: J = diag φ'(a) · W; of h = κ h_prev + α φ(a): J = κ I + α diag φ'(a) · W."""
-    W = gate_matrices(recurrent)
+    W = np.ascontiguousarray(recurrent.T)
     kernel_first = type(cell) is not VanillaRNNCell
     update = None if kernel_first else cell.update
 
@@ -137,10 +137,10 @@ def _simple(cell: Any, kernel: Array, recurrent: Array, bias: Array, phi: Activa
         # added up in the cell's own order: at a kink (relu at 0) rounding decides, and should decide as it did there
         a = h @ recurrent + (x @ kernel + bias) if kernel_first else h @ recurrent + x @ kernel + bias
         if update is None:
-            _rows_scaled([phi.slope(a)], W, room)
+            np.multiply(phi.slope(a)[:, :, None], W, out=room)
             return phi.value(a)
         kept, added = update
-        _rows_scaled([added * phi.slope(a)], W, room)
+        np.multiply(added * phi.slope(a)[:, :, None], W, out=room)
         _add_diagonal(room, kept)
         return kept * h + added * phi.value(a)
 

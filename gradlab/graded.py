@@ -64,19 +64,29 @@ def padded(n: int) -> int:
     return WIDTH * (registers + (n >= CROWDED_FROM and registers % 2 == 0))
 
 
+def aligned(shape: tuple[int, ...]) -> Array:
+    """Zeros, from where a cache line starts: a register that lies across two takes twice as long to store."""
+    size = 1
+    for length in shape:
+        size *= length
+    room = np.zeros(size + WIDTH)
+    start = -(room.ctypes.data // 8) % WIDTH
+    return room[start : start + size].reshape(shape)
+
+
 def identity(n: int) -> Graded:
     """The empty product."""
-    eye = np.zeros((n, padded(n)))
-    np.fill_diagonal(eye, 1.0)
-    zeros = np.zeros_like(eye)
+    high, low, Y, turned = aligned((4, n, padded(n)))
+    np.fill_diagonal(high, 1.0)
+    np.fill_diagonal(Y, 1.0)
     return Graded(
-        high=eye,
-        low=zeros,
+        high=high,
+        low=low,
         rows=np.arange(n),
         mantissa=np.full(n, 0.5),
         exponent=np.ones(n, np.int64),
-        Y=eye.copy(),
-        turned=zeros.copy(),
+        Y=Y,
+        turned=turned,
         error=np.zeros(n),
         flags=np.zeros(2, bool),
         steps=np.zeros(1, np.int64),
@@ -85,12 +95,12 @@ def identity(n: int) -> Graded:
 
 def room_for(M: int, n: int) -> Emitted:
     """Room for M lags."""
-    shape = (M, n, padded(n))
+    high, Y = aligned((2, M, n, padded(n)))
     return Emitted(
-        high=np.empty(shape),
+        high=high,
         mantissa=np.empty((M, n)),
         exponent=np.empty((M, n), np.int64),
-        Y=np.empty(shape),
+        Y=Y,
         swept=np.empty((M, n)),
         reading=np.empty((M, n)),
         flags=np.empty((M, 2), bool),
@@ -99,4 +109,6 @@ def room_for(M: int, n: int) -> Emitted:
 
 def examples_of_rounding(n: int) -> Array:
     """Signs and sizes of rounding [n + PATTERNS, padded], to cut patterns from."""
-    return np.random.default_rng(0).uniform(-1.0, 1.0, (n + PATTERNS, padded(n)))
+    examples = aligned((n + PATTERNS, padded(n)))
+    examples[:] = np.random.default_rng(0).uniform(-1.0, 1.0, examples.shape)
+    return examples

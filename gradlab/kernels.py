@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from gradlab import graded
 from gradlab.graded import PATTERNS, UNIT, WIDTH
-from gradlab.registers import bits_of, fma, from_bits, larger, load, spread, store
-from gradlab.scales import ZERO_EXPONENT
+from gradlab.registers import bits_of, fma, from_bits, larger, load, spread, store, total
+from gradlab.scales import LN2, ZERO_EXPONENT
 
-COMPILED_WITH = "988732a261122e67"
+COMPILED_WITH = "ebc97a075514f49d"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
@@ -30,6 +31,10 @@ SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
 UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
+UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …
+APART = 2.0**-50  # … and of two that differ in size, on which it acts as its square
+NEAR_BITS = 32  # rows further apart in scale act on each other by their entry of the triangle, if at all
+ROTATIONS = 30  # sweeps; up to 10 are needed
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 
 
@@ -42,6 +47,9 @@ def compiled(function: Any) -> Any:
         return njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep it
         return njit(nogil=True, error_model="numpy")(function)
+
+
+aligned = compiled(graded.aligned)
 
 
 # --- Scales and rows --------------------------------------------------------------------------------------------------
@@ -60,6 +68,16 @@ def largest(A, i):
     for j in range(A.shape[1]):
         size = max(size, abs(A[i, j]))
     return size
+
+
+@compiled
+def largest_below(A, k, n):
+    """The row of the largest |entry| of column k among the rows k … n − 1."""
+    row, size = k, 0.0
+    for i in range(k, n):
+        if abs(A[i, k]) > size:
+            row, size = i, abs(A[i, k])
+    return row
 
 
 @compiled
@@ -263,7 +281,7 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
         for i in range(n):
             size = larger(size, load(C_high, i, j))
         store(left_size, 0, j, size)
-    pivot = np.zeros((2, C_high.shape[1]))
+    pivot = aligned((2, C_high.shape[1]))
     rank, k = n, 0
     while k < rank:
         best, column = -np.inf, -1
@@ -285,10 +303,7 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
             break
         if column != k:
             exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, column)
-        row = k
-        for i in range(k + 1, n):
-            if abs(C_high[i, k]) > abs(C_high[row, k]):
-                row = i
+        row = largest_below(C_high, k, n)
         if row != k:
             exchange(C_high, k, row)
             exchange(C_low, k, row)
@@ -449,7 +464,7 @@ def refactor(C_high, C_low, C_size, F, examples, work):
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
     Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
-    rank = eliminate(C_high, C_low, C_size, F, columns, np.empty((1, C_high.shape[1])))
+    rank = eliminate(C_high, C_low, C_size, F, columns, aligned((1, C_high.shape[1])))
     for j in range(n):
         for k in range(C_high.shape[1]):
             Rt[j, k] = C_high[k, j] if k <= j and k < rank else 0.0
@@ -517,17 +532,18 @@ def sweep(F, J, wanted, examples, out):
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
     unit = np.empty((n, n))
-    C = np.zeros((3, n + 1, F.high.shape[1]))  # one row more, for an odd n
+    C = aligned((3, n + 1, F.high.shape[1]))  # one row more, for an odd n
     C_high, C_low, C_size = C[0], C[1], C[2]  # taken apart otherwise they would not count as contiguous
-    work = np.zeros((5, n + 1, F.high.shape[1]))
+    work = aligned((5, n + 1, F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
         low, high, split = row_exponents(J[s], exponents)
         shift = (low + high) // 2
         for i in range(n):
             own = exponents[i] if split else shift
+            factor = power_of_two(-own)
             for j in range(n):
-                unit[i, j] = scaled(J[s, i, j], -own) if J[s, i, j] != 0.0 else 0.0
+                unit[i, j] = J[s, i, j] * factor if abs(own) < 500 else scaled(J[s, i, j], -own)
                 if J[s, i, j] != 0.0 and abs(unit[i, j]) < UNDERFLOWS:
                     F.flags[0] = True
                     F.flags[1] |= unit[i, j] == 0.0  # a row that spans more than float64
@@ -607,7 +623,7 @@ def combine(along, V, place, A, k, start, stop, scale):
 @compiled
 def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
-    along, v = np.zeros((1, A.shape[1])), np.zeros((1, len(A)))
+    along, v = aligned((1, A.shape[1])), np.zeros((1, len(A)))
     for k in range(len(A) - 1):
         reflect(A, k, v, 0, along, len(A))
 
@@ -617,8 +633,8 @@ def orthonormal(C, Q, r):
     """Q and r = |diag R| of each C = Q·R [B, n, k] by reflections."""
     B, n, K = C.shape
     width = -(-K // WIDTH) * WIDTH
-    A, H, V = np.zeros((n, width)), np.zeros((n, width)), np.zeros((K, n))
-    along, scales = np.zeros((1, width)), np.zeros(K)
+    A, H, V = aligned((n, width)), aligned((n, width)), np.zeros((K, n))
+    along, scales = aligned((1, width)), np.zeros(K)
     for b in range(B):
         for i in range(n):
             for k in range(K):
@@ -691,23 +707,124 @@ def first_rows_felt(At, mantissa, exponent, first):
 
 
 @compiled
-def triangularise(out, At, first):
-    """Reduce each C · diag(d) · Y of `out` to a triangle: diag(d) · A has its singular values.
+def dot(A, i, j, start, stop):
+    """The product of rows i and j of A in the columns start … stop, by whole registers."""
+    even, odd = spread(0.0), spread(0.0)
+    k = start
+    while k + WIDTH < stop:
+        even = fma(load(A, i, k), load(A, j, k), even)
+        odd = fma(load(A, i, k + WIDTH), load(A, j, k + WIDTH), odd)
+        k += 2 * WIDTH
+    if k < stop:
+        even = fma(load(A, i, k), load(A, j, k), even)
+    return total(even + odd)
 
-    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
-    right (QR of Yᵀ, rows in descending order), after which d nearly descends and A_ij ~ d_j/d_i; A has a unit diagonal.
+
+@compiled
+def orthogonalise(A, mantissa, exponent, near):
+    """Make the rows of diag(d) · A orthogonal to each other by rotations (one-sided Jacobi); d stays as it is.
+
+    Only A is ever touched, so that no scale is too large or small, and each row keeps its own precision: a rotation by
+    the tangent ρ·u, ρ = d_j/d_i, adds ρ²·u times row j to row i, and subtracts u times row i from row j. Its cosine is
+    multiplied in once a sweep.
 
     Args:
-        out: `mantissa` and `exponent` become those of the triangle, `reading` is filled in, C and Y are used up.
-        At: [M, n, n] for Aᵀ.
-        first: [M, n] for `first_rows_felt`.
+        A: [m, padded]; all NaN in the end if rotations should not converge.
+        mantissa: [m], of d.
+        exponent: [m].
+        near: [m], the first row that acts on any from each row on; what is further off is not looked at.
+    """
+    m, widest = len(near), 0
+    squares, cosines, ends = np.empty(m), np.ones(m), np.empty(m, np.int64)
+    for b in range(m):
+        widest = max(widest, b - near[b])
+        for a in range(near[b], b + 1):
+            ends[a] = b + 1
+    for _ in range(ROTATIONS):
+        turned = False
+        for i in range(m):
+            for k in range(0, m, WIDTH):
+                store(A, i, k, spread(cosines[i]) * load(A, i, k))
+            cosines[i], squares[i] = 1.0, dot(A, i, i, 0, m)
+        for distance in range(1, widest + 1):  # neighbours in this order share no row: the processor overlaps them
+            for a in range(m - distance):
+                b = a + distance
+                if a < near[b]:
+                    continue
+                start, stop = near[b] // WIDTH * WIDTH, ends[a]
+                product = dot(A, a, b, start, stop)
+                if product * product <= UNTURNED * squares[a] * squares[b]:
+                    continue
+                i, j = a, b
+                rho = abs(mantissa[j] / mantissa[i]) * power_of_two(exponent[j] - exponent[i]) * cosines[j] / cosines[i]
+                if rho * rho * squares[j] > squares[i]:
+                    i, j, rho = b, a, 1.0 / rho
+                gap = squares[i] - rho * rho * squares[j]
+                if product * product <= APART * gap * squares[j]:
+                    continue
+                turned = True
+                u = 2.0 * product / (gap + math.sqrt(gap * gap + 4.0 * (rho * product) ** 2))
+                up, down = spread(rho * rho * u), spread(-u)
+                for k in range(start, stop, WIDTH):
+                    x, y = load(A, i, k), load(A, j, k)
+                    store(A, i, k, fma(up, y, x))
+                    store(A, j, k, fma(down, x, y))
+                stretch = 1.0 + (rho * u) ** 2
+                cosines[i] /= math.sqrt(stretch)
+                cosines[j] /= math.sqrt(stretch)
+                squares[i] = (squares[i] + rho * rho * u * product) * stretch
+                left = squares[j] - u * product
+                squares[j] = left * stretch if left > 0.25 * squares[j] else dot(A, j, j, 0, m)
+        if not turned:
+            return
+    A[:] = np.nan  # it has never come to that
+
+
+@compiled
+def triangle_values(Ut, mantissa, exponent, first, A, ln_s):
+    """Put ln σ of diag(d) · U, U a unit upper triangle, into `ln_s`: block by block of rows that act on each other."""
+    n, start = len(mantissa), 0
+    near = np.empty(n, np.int64)
+    while start < n:
+        stop = start + 1
+        while stop < n and first[stop] < stop:
+            stop += 1
+        m = stop - start
+        for b in range(m - 1, -1, -1):
+            a = start
+            while a < first[start + b] and exponent[a] > exponent[start + b] + NEAR_BITS:
+                a += 1  # of rows as close as that, one acts on another by way of a third
+            near[b] = min(a - start, near[b + 1]) if b + 1 < m else a - start
+        if m > 1:
+            for i in range(m):
+                for j in range(-(-m // WIDTH) * WIDTH):
+                    A[i, j] = Ut[start + j, start + i] if i < j < m else 0.0
+                A[i, i] = 1.0
+            orthogonalise(A, mantissa[start:stop], exponent[start:stop], near[:m])
+        for i in range(m):
+            size = math.sqrt(dot(A, i, i, 0, m)) if m > 1 else 1.0
+            ln_s[start + i] = math.log(abs(mantissa[start + i]) * size) + exponent[start + i] * LN2
+        start = stop
+
+
+@compiled
+def read_off(out, ln_s):
+    """Put ln σ of each C · diag(d) · Y of `out` into `ln_s` [M, n], in the order of `out.swept` and `out.reading`.
+
+    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
+    right (QR of Yᵀ, rows in descending order), after which d nearly descends and the triangle left has a unit diagonal
+    and U_ij ~ d_j/d_i: rotations are soon done with it (Drmač and Veselić 2008).
+
+    Args:
+        out: `reading` is filled in, `swept` put in order, all else is used up.
+        ln_s: in the order of d, which nearly descends.
     """
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
-    order, order_before = np.empty(n, np.int64), np.full(n, -1)
-    work = np.zeros((5, *out.high.shape[1:]))
-    A, Rt, Ut, B, Y_before = work[0], work[1], work[2], work[3], work[4]
-    Rt_of_Y, pivots_of_Y = np.empty_like(Rt), np.empty(n)
+    order, order_before, first = np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64)
+    work = aligned((6, n, out.high.shape[2]))
+    A, Rt, Ut, B, Y_before, Rt_of_Y = work[0], work[1], work[2], work[3], work[4], work[5]
+    pivots_of_Y = np.empty(n)
     for m in range(M):
         Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]
         A[:] = out.high[m]
@@ -737,16 +854,41 @@ def triangularise(out, At, first):
         for k in range(n):
             reading[k] += sizes[order[k]] / abs(pivots_of_Y[k]) if pivots_of_Y[k] != 0.0 else 0.0
         rescale(mantissa, exponent, pivots_of_Y)
-        for j in range(n):
-            for k in range(n):
-                At[m, j, k] = Ut[j, k] if k < j else (1.0 if k == j else 0.0)
-        first_rows_felt(At[m], mantissa, exponent, first[m])
+        first_rows_felt(Ut, mantissa, exponent, first)
+        triangle_values(Ut, mantissa, exponent, first, A, ln_s[m])
+
+
+# --- Determinants -----------------------------------------------------------------------------------------------------
 
 
 @compiled
-def fill_blocks(At, place, start, scale, blocks):
-    """Put diag(scale) · A into `blocks` [G, m, m] for the rows and columns from `start` on of each A at At[place]."""
-    for g in range(len(blocks)):
-        for i in range(blocks.shape[1]):
-            for j in range(blocks.shape[1]):
-                blocks[g, i, j] = At[place[g], start[g] + j, start[g] + i] * scale[g, i]
+def log_determinants(A, out):
+    """Put ln|det| of each matrix of A [N, n, n] into `out`, by LU with rows scaled: pivoting must not see their scale.
+
+    The scales are powers of two, so that taking them out costs no rounding.
+    """
+    N, n, _ = A.shape
+    LU = aligned((n + 1, -(-n // WIDTH) * WIDTH))  # one row more, for an odd n
+    for m in range(N):
+        ln_det = 0.0
+        for i in range(n):
+            exponent = math.frexp(largest(A[m], i))[1]
+            ln_det += exponent * LN2
+            factor = power_of_two(-exponent)
+            for j in range(n):
+                LU[i, j] = A[m, i, j] * factor if abs(exponent) < 500 else scaled(A[m, i, j], -exponent)
+        for k in range(n):
+            row = largest_below(LU, k, n)
+            if row != k:
+                exchange(LU, k, row)
+            ln_det += math.log(abs(LU[k, k]))
+            if LU[k, k] == 0.0:
+                break
+            inverse = -1.0 / LU[k, k]
+            for i in range(k + 1, n, 2):
+                a, b = spread(LU[i, k] * inverse), spread(LU[i + 1, k] * inverse)
+                for j in range((k + 1) // WIDTH * WIDTH, n, WIDTH):  # what this does to L is no matter
+                    x = load(LU, k, j)
+                    store(LU, i, j, fma(a, x, load(LU, i, j)))
+                    store(LU, i + 1, j, fma(b, x, load(LU, i + 1, j)))
+        out[m] = ln_det

@@ -7,8 +7,10 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dgejsv
 
+from gradlab.kernels import log_determinants
 from gradlab.validation import Array
 
+LAPACK_FROM = 160  # units: from there on its blocked LU is faster than our own, which takes a third of the time at 64
 LN2 = float(np.log(2.0))
 
 
@@ -91,9 +93,14 @@ def log_abs_determinants(J: Array) -> Array:
 
     The scales are powers of two, so that taking them out costs no rounding.
     """
-    exponent = np.frexp(np.abs(J).max(axis=-1))[1]
-    scaled = np.ldexp(J, -exponent[..., None])
-    return np.linalg.slogdet(scaled)[1] + LN2 * exponent.sum(axis=-1)
+    n = J.shape[-1]
+    if n > LAPACK_FROM:
+        exponent = np.frexp(np.abs(J).max(axis=-1))[1]
+        scaled = np.ldexp(J, -exponent[..., None])
+        return np.linalg.slogdet(scaled)[1] + LN2 * exponent.sum(axis=-1)
+    values = np.empty(J.shape[:-2])
+    log_determinants(np.require(J, np.float64, ("C", "W")).reshape(-1, n, n), values.reshape(-1))
+    return values
 
 
 def check_step_bounds(norms: Array, limits: Array, n: int) -> None:

@@ -110,6 +110,23 @@ def larger(typing_context: Any, a: Any, b: Any) -> Any:
     return register(register, register), generate
 
 
+@intrinsic
+def total(typing_context: Any, x: Any) -> Any:
+    """The sum of the eight, in pairs."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        for half in (4, 2, 1):
+            parts = [
+                builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(a, a + half))))
+                for a in (0, half)
+            ]
+            x = builder.fadd(*parts)
+        return builder.extract_element(x, ir.IntType(32)(0))
+
+    return types.float64(register), generate
+
+
 def _arithmetic(name: str) -> Any:
     """The intrinsic of an operation on two registers."""
 

@@ -15,7 +15,7 @@ from numba import TypingError, njit
 from numpy.typing import NDArray
 
 from gradlab import graded, kernels, log_singular_values
-from gradlab.registers import fma, larger, load, spread, store
+from gradlab.registers import fma, larger, load, spread, store, total
 
 Array = NDArray[np.float64]
 SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
@@ -25,24 +25,26 @@ checked = settings(deadline=None, max_examples=20)
 
 @njit
 def by_registers(A, out):
-    """Put a·b + c, the larger of |a| and |b|, a − b and 2a into the rows of `out`, for the rows of A."""
+    """Put a·b + c, the larger of |a| and |b|, a − b, 2a and sums of eight a into the rows of `out`, for rows of A."""
     for j in range(0, A.shape[1], graded.WIDTH):
         a, b, c = load(A, 0, j), load(A, 1, j), load(A, 2, j)
         store(out, 0, j, fma(a, b, c))
         store(out, 1, j, larger(a, b))
         store(out, 2, j, a - b)
         store(out, 3, j, spread(2.0) * a + (c - c))
+        store(out, 4, j, spread(total(a)))
 
 
 def test_registers() -> None:
-    A, out = np.random.default_rng(0).standard_normal((3, 24)), np.full((5, 24), np.nan)
+    A, out = np.random.default_rng(0).standard_normal((3, 24)), np.full((6, 24), np.nan)
     by_registers(A, out)
     exact = [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in A.T.tolist()]
     np.testing.assert_array_equal(out[0], exact)  # rounded once
     np.testing.assert_array_equal(out[1], np.abs(A[:2]).max(axis=0))
     np.testing.assert_array_equal(out[2], A[0] - A[1])
     np.testing.assert_array_equal(out[3], 2 * A[0])
-    assert np.isnan(out[4]).all()
+    np.testing.assert_allclose(out[4, ::8], A[0].reshape(3, 8).sum(axis=1), rtol=1e-14)
+    assert np.isnan(out[5]).all()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_registers() -> None:
 )
 def test_registers_touch_nothing_but_contiguous_float64(A: Array) -> None:
     with pytest.raises(TypingError):
-        by_registers(A, np.ones((4, 8)))
+        by_registers(A, np.ones((5, 8)))
 
 
 def test_what_is_kept_compiled_is_of_these_files() -> None:
@@ -114,6 +116,34 @@ def test_no_size_is_special(n: int) -> None:
     J = np.random.default_rng(n).standard_normal((3, n, n)) / np.sqrt(n)
     # the formed product errs by n·2^-53·‖P‖, and the values of three such factors span some 1e6
     np.testing.assert_allclose(log_singular_values(J), reference.formed_log_singular_values(J), atol=1e-7)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 7, 25])
+@pytest.mark.parametrize("n", [2, 9, 40])
+def test_values_of_a_triangle(n: int, gap: int) -> None:
+    """Rows that act on their neighbours only, and on all others by way of them, however close they are in scale."""
+    U = np.eye(n) + 0.5 * np.eye(n, k=1) * 2.0**-gap
+    Ut, room, ln_s = graded.aligned((n, graded.padded(n))), graded.aligned((n, graded.padded(n))), np.empty(n)
+    Ut[:, :n] = U.T
+    mantissa, exponent, first = np.full(n, 0.5), -gap * np.arange(n), np.empty(n, np.int64)
+    kernels.first_rows_felt(Ut, mantissa, exponent, first)
+    kernels.triangle_values(Ut, mantissa, exponent, first, room, ln_s)
+    exact = reference.exact_log_singular_values((0.5 * 2.0 ** exponent[:, None] * U)[None])
+    np.testing.assert_allclose(np.sort(ln_s)[::-1], exact, rtol=n * 2.0**-53, atol=n * 2.0**-50)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("size", [1.0, 1e-200, 1e200])
+def test_determinants(n: int, size: float) -> None:
+    rng = np.random.default_rng(n)
+    A, sizes, found = rng.standard_normal((3, n, n)), size * 10.0 ** rng.uniform(-90, 90, n), np.empty(3)
+    kernels.log_determinants(sizes[:, None] * A, found)
+    expected = np.linalg.slogdet(A)[1] + np.log(sizes).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * n)
+    A[0, -1], A[1] = 0.0, 1.0
+    kernels.log_determinants(A[:2], found[:2])
+    assert found[0] == -np.inf
+    assert found[1] == (0.0 if n == 1 else -np.inf)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (7, 3), (8, 8), (9, 8), (9, 9), (17, 16), (64, 64), (65, 1)])
