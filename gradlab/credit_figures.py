@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from gradlab.figures import axes, legend_above
-from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, RED, need
+from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, RED, drawn, need, one_layer
 
 CREDIT = "gl.credit_by_lag makes it"
 LEFT_OUT = "gl.gradient_left_out makes it"
@@ -30,7 +30,7 @@ def credit(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: credit_share, credit_cumulative or credit_horizon is missing; `gl.credit_by_lag` makes them.
 
     Examples:
         >>> ds = xr.Dataset(
@@ -48,7 +48,7 @@ def credit(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax.bar([0], [np.nan], color=BLUE, alpha=0.5, linewidth=0, label="share of a lag (right)")
         # the bars on a scale of their own, with the same zero: the largest is half as high as the frame
         scale = 2.0 * float(np.nanmax(np.abs(share))) if np.isfinite(share).any() and share.any() else 1.0
-        low = min(0.0, *_drawn(total), *_drawn(share / scale)) if np.isfinite(share).all() else 0.0
+        low = min(0.0, *drawn(total), *drawn(share / scale)) if np.isfinite(share).all() else 0.0
         beside = ax.twinx()
         beside.bar(lags, share, width=0.8, color=BLUE, alpha=0.5, linewidth=0)
         top = max(1.05, 1.03 * float(np.nanmax(total))) if np.isfinite(total).any() else 1.05
@@ -80,7 +80,7 @@ def truncation(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: truncation_bias or truncation_cosine is missing, which `gl.credit_by_lag` makes.
 
     Examples:
         >>> ds = xr.Dataset({"truncation_bias": ("lag", [0.5, 0.0]), "truncation_cosine": ("lag", [0.9, 1.0])})
@@ -129,20 +129,14 @@ def left_out(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None = None
         'layer rnn: 35 % of the norm left out'
     """
     variables = ("log_total_gradient_norm", "log_output_gradient_norm", "left_out_overall")
-    need(ds, "left_out", **dict.fromkeys(variables, LEFT_OUT))
-    names = [str(one) for one in ds["layer"].values]
-    chosen = names[0] if layer is None else layer
-    if chosen not in names:
-        raise ValueError(f"layer must be one of {names}, got {layer!r}")
-    ds = ds.isel(layer=names.index(chosen))
+    ds, chosen = one_layer(ds, "left_out", layer, **dict.fromkeys(variables, LEFT_OUT))
     total, tape = (ds[name].values for name in variables[:2])
     t = ds["time"].values
     with axes(ax) as ax:
-        ax.plot(t, np.where(np.isfinite(total), total, np.nan), color=BLACK, label="total")
-        shown = np.where(np.isfinite(tape), tape, np.nan)
+        ax.plot(t, drawn(total), color=BLACK, label="total")
         zeros = int(np.isneginf(tape).sum())
         label = "tape.gradient(loss, output)" + (f": 0 at {zeros} of {len(tape)} steps" if zeros else "")
-        ax.plot(t, shown, color=RED, linestyle=":", marker="o", markersize=2.5, label=label)
+        ax.plot(t, drawn(tape), color=RED, linestyle=":", marker="o", markersize=2.5, clip_on=False, label=label)
         ax.set(xlabel="time step $t$", ylabel=r"$\ln\Vert\partial L/\partial y_t\Vert$ (nats)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(ax, title=f"layer {chosen}: {100 * float(ds['left_out_overall']):.0f} % of the norm left out")
@@ -160,7 +154,7 @@ def clipping(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: clip_active, clip_norm_ratio or clip_cosine is missing: the dataset is not of `gl.clipping_audit`.
 
     Examples:
         >>> ones = (("rule", "minibatch", "weight"), [[[1.0], [0.0]]])
@@ -203,7 +197,7 @@ def clipping_profile(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: a variable is missing.
+        ValueError: there is no clip_profile, which `gl.clipping_audit` makes.
 
     Examples:
         >>> ds = xr.Dataset({"clip_profile": (("profile_rule", "lag"), [[0.0, -1.0], [0.0, -1.0]])})
@@ -218,7 +212,7 @@ def clipping_profile(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     dashes = {"norm": (0, (5, 2)), "value": "-", "global_norm": (0, (1, 2))}
     with axes(ax) as ax:
         width = mpl.rcParams["lines.linewidth"]
-        ax.plot(lags, _drawn(plain), color=GREY, linewidth=3 * width, alpha=0.6, label="not clipped")
+        ax.plot(lags, drawn(plain), color=GREY, linewidth=3 * width, alpha=0.6, label="not clipped")
         for rule, values in zip(rules, profile, strict=True):
             if rule == "none":
                 continue
@@ -226,7 +220,7 @@ def clipping_profile(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
             both = np.isfinite(values) & np.isfinite(plain)
             moved = float(np.abs(values[both] - plain[both]).max()) if both.any() else np.nan
             label = f"{word}: moved by {0 if moved < 1e-9 else moved:.2g}"
-            ax.plot(lags, _drawn(values), color=colour, linestyle=dashes[rule], label=label)
+            ax.plot(lags, drawn(values), color=colour, linestyle=dashes[rule], label=label)
         ax.set(
             xlabel="lag $k$ (steps from use to loss)", ylabel=r"$\ln(\Vert G_k\Vert\,/\,\Sigma_j\Vert G_j\Vert)$ (nats)"
         )
@@ -240,8 +234,3 @@ def _legend(ax: Axes, title: str | None = None) -> None:
     """Put a legend of long lines above the axes, one below the other."""
     size = mpl.rcParams["legend.fontsize"]
     ax.legend(title=title, title_fontsize=size, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
-
-
-def _drawn(values: np.ndarray) -> np.ndarray:
-    """Return values with NaN for what cannot be drawn."""
-    return np.where(np.isfinite(values), values, np.nan)

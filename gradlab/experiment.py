@@ -28,7 +28,7 @@ DATA: dict[str, int | None] = dict.fromkeys(_REAL) | dict.fromkeys(_DRAWN, 100) 
 _LEAST_LENGTH = dict.fromkeys(("addition", "multiplication", "temporal_order", "temporal_order_3bit"), 10)
 _LEAST_LENGTH |= {"latching": 3}  # others 2
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
-MEASURES = ("analysis", "decay", "held_out", "credit", "tracking")
+MEASURES = ("analysis", "decay", "held_out", "credit", "slopes", "tracking")
 CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
 
 
@@ -71,8 +71,9 @@ class Experiment:
         global_clip_norm: the norm at which the gradient of all weights together is clipped (Pascanu et al. 2013).
         measured: what is measured: "analysis", everything of `analyze` on the probes; "decay", its gradients and
             fitted decay alone, for networks too large for all singular values; "held_out", Lyapunov exponents on the
-            held-out sequences; "credit", `credit_by_lag` of ∂L/∂W_hh on the probes; "tracking", what a
-            `GradientTracker` sees of the probes during training. Empty for the learning curves alone.
+            held-out sequences; "credit", `credit_by_lag` of ∂L/∂W_hh on the probes; "slopes", φ'(a_t) of every unit of
+            a simple network on the probes; "tracking", what a `GradientTracker` sees of the probes during training.
+            Empty for the learning curves alone.
         measured_at: after which epochs, increasing; None for before and after training, and for tracking
             `schedules.logarithmic` (which in any case looks before the first epoch and after the last).
         leak: α of leaky units of "tanh" and "relu", h_t = (1 − α) h_{t−1} + α φ(a_t); None for h_t = φ(a_t).
@@ -209,6 +210,11 @@ class Experiment:
         for name in ("omega", "flossing"):
             if getattr(self, name) is not None and not self.epochs:
                 raise ValueError(f"{name} is a term of the training loss, got it with epochs=0; train, or set it None")
+        if "slopes" in self.measured and (self.cell not in ("tanh", "relu") or self.leak or self.residual):
+            raise ValueError(
+                'measured has "slopes", which go with h_t = φ(a_t): cell "tanh" or "relu", not leaky, not residual,'
+                f' got "{self.cell}", leak={self.leak}, residual={self.residual}'
+            )
         if "tracking" in self.measured and not self.epochs:
             raise ValueError('measured has "tracking", which looks at a training, and epochs=0; leave it out')
         size = 2 * self.units if self.cell == "lstm" else self.units

@@ -25,6 +25,35 @@ def need(ds: xr.Dataset, figure: str, **made_by: str) -> None:
             raise ValueError(f"{figure} needs the variable {name}, which this dataset lacks; {how}")
 
 
+def one_layer(ds: xr.Dataset, figure: str, layer: str | None, **made_by: str) -> tuple[xr.Dataset, str]:
+    """Return the part of a dataset that belongs to one layer, the first if none is named, and its name.
+
+    Args:
+        ds: with or without a dim layer.
+        figure: what is drawn.
+        layer: which.
+        made_by: variables that are needed, and what makes each.
+
+    Raises:
+        ValueError: a variable is missing, or there is no such layer.
+    """
+    need(ds, figure, **made_by)
+    if "layer" not in ds.dims:
+        return ds, str(ds["layer"].item()) if "layer" in ds.coords else ""
+    names = [str(one) for one in ds["layer"].values]
+    if not names:
+        raise ValueError(f"{figure} needs a look that was finite, got none; training diverged before the first")
+    chosen = names[0] if layer is None else layer
+    if chosen not in names:
+        raise ValueError(f"layer must be one of {names}, got {layer!r}")
+    return ds.isel(layer=names.index(chosen)), chosen
+
+
+def drawn(values: Array) -> Array:
+    """Return values with NaN for what cannot be drawn."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def by_lag(ds: xr.Dataset, name: str) -> Array:
     """Return a variable (batch, time, …) as [B, K+1, …] over lags 0…K, NaN beyond the start of a sequence."""
     lag, values = (a if "batch" in a.dims else a.expand_dims("batch") for a in (ds["lag"], ds[name]))

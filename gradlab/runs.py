@@ -21,7 +21,7 @@ from gradlab.credit import credit_by_lag
 from gradlab.decay import fit_decay
 from gradlab.experiment import DATA, Experiment
 from gradlab.gradients import state_gradients
-from gradlab.jacobian import NotFiniteError, step_jacobians
+from gradlab.jacobian import NotFiniteError, activation_slopes, step_jacobians
 from gradlab.networks import Network, answers_each_step, network
 from gradlab.stamps import stamped
 from gradlab.step import as_step
@@ -70,8 +70,8 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         what `provenance` and `stamped` know of the code, the machine and the result; ``success``, the success rate from
         which the task counts as solved (NaN where nobody has said: the real data); ``trainable_parameters``; and
         ``epoch_seconds`` and their sum ``training_seconds``, the wall time of each epoch with its test, but without
-        what was measured at its end. The first epoch includes tracing, if no run of the same architecture came before
-        in this process.
+        what was measured at its end, and ``epoch_processor_seconds``, which other processes on the machine disturb
+        less. The first epoch includes tracing, if no run of the same architecture came before in this process.
 
     Raises:
         ValueError: no stage could be analysed, or there are fewer test sequences than `probes` and `held_out`.
@@ -96,7 +96,7 @@ def _run(experiment: Experiment) -> xr.Dataset:
         )
     made, stages = network(experiment, task), experiment.stages
     found: dict[str, xr.Dataset | str] = {}
-    training = _Training({}, None, [])
+    training = _Training({}, None, [], [])
 
     def measure(epoch: int) -> None:
         if epoch in stages:
@@ -127,7 +127,7 @@ def _run(experiment: Experiment) -> xr.Dataset:
         "warnings": sorted(set(said)),
     }
     if training.seconds:
-        ds.attrs["epoch_seconds"] = training.seconds
+        ds.attrs |= {"epoch_seconds": training.seconds, "epoch_processor_seconds": training.processor_seconds}
     return stamped(ds, experiment, time.perf_counter() - started)
 
 
@@ -166,6 +166,11 @@ def _measured(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Dat
         traj = rollout(made.layer, _part(task.test_inputs, other), mask=_part(task.test_mask, other))
         exponents, errors = exponents_along(traj, step_jacobians(traj))
         _add(ds, {"held_out_lyapunov_exponent": exponents, "held_out_lyapunov_standard_error": errors})
+    if "slopes" in experiment.measured:
+        slopes: Any = activation_slopes(rollout(made.layer, inputs, mask=mask))
+        if mask is not None:
+            slopes = np.where(mask[..., None], slopes, np.nan)
+        _add(ds, {"activation_slope": np.concatenate([np.full_like(slopes[:, :1], np.nan), slopes], axis=1)})
     if "credit" in experiment.measured:
         if loss is None:
             loss = random_direction_loss(len(inputs), as_step(made.layer).state_size, experiment.seed)
@@ -220,6 +225,7 @@ class _Training(NamedTuple):
     curves: dict[str, Array]
     tracker: GradientTracker | None
     seconds: list[float]  # of each epoch
+    processor_seconds: list[float]
 
 
 def _train(model: keras.Model, experiment: Experiment, task: tasks.Task, measure: Callable[[int], None]) -> _Training:
@@ -268,23 +274,26 @@ def _train(model: keras.Model, experiment: Experiment, task: tasks.Task, measure
             curve = np.full(experiment.epochs, np.nan)
             curve[: len(history[key])] = history[key]
             curves[name] = curve
-    return _Training(curves, tracker, clock.seconds)
+    return _Training(curves, tracker, clock.seconds, clock.processor_seconds)
 
 
 class _Clock:
-    """Wall time of each epoch."""
+    """Wall and processor time of each epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self._started = 0.0
+        self.processor_seconds: list[float] = []
+        self._started = (0.0, 0.0)
 
     def start(self, epoch: int, logs: Any = None) -> None:
         """Begin to count."""
-        self._started = time.perf_counter()
+        self._started = time.perf_counter(), time.process_time()
 
     def stop(self, epoch: int, logs: Any = None) -> None:
         """Take down what has passed."""
-        self.seconds.append(round(time.perf_counter() - self._started, 4))
+        now = time.perf_counter(), time.process_time()
+        for into, end, start in zip((self.seconds, self.processor_seconds), now, self._started, strict=True):
+            into.append(round(end - start, 4))
 
 
 def _probe_loss(

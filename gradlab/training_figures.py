@@ -12,10 +12,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gradlab.figures import axes, keep_height, legend_above, style
-from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, need
+from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, drawn, need, one_layer
 from gradlab.results import replacing
 from gradlab.validation import Array
 
@@ -63,9 +63,10 @@ def gradient_flow(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None =
         mesh = ax.pcolormesh(edges, rows, shown, cmap="viridis", vmin=min(low, -1.0), vmax=0.0, rasterized=True)
         _epoch_ticks(ax, ds["epoch"].values)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(ylabel="time step $t$", xlabel="epoch (one column a look)", title=f"layer {name}")
+        ax.set(ylabel="time step $t$", xlabel="epoch (one column a look)")
+        ax.set_title(name.removeprefix(", "))
         bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02)
-        bar.set_label(r"$\ln\Vert\partial L/\partial h_t\Vert - \max_t$ (nats)")
+        bar.set_label(r"$\ln\Vert\partial L/\partial h_t\Vert$ less its largest over $t$ (nats)")
         bar.outline.set_linewidth(mpl.rcParams["axes.linewidth"])
     return ax
 
@@ -85,13 +86,12 @@ def gradient_curves(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None
         ValueError: a variable is missing, or there is no such layer.
 
     Examples:
-        >>> norms = [[[-2.0, -1.0, 0.0]], [[-0.2, -0.1, 0.0]]]
-        >>> ds = xr.Dataset(
-        ...     {"log_gradient_norm": (("epoch", "layer", "time"), norms)},
-        ...     {"epoch": [0.0, 1.0], "layer": ["rnn"], "time": [0, 1, 2]},
-        ... )
-        >>> len(gradient_curves(ds).lines)
-        2
+        >>> t = np.arange(5)
+        >>> steep = (t - 4.0)[None, None] * np.array([1.0, 0.5, 0.1])[:, None, None]  # epoch, layer, time
+        >>> ds = xr.Dataset({"log_gradient_norm": (("epoch", "layer", "time"), steep)})
+        >>> ax = gradient_curves(ds.assign_coords(epoch=[0.0, 1.0, 10.0], layer=["rnn"], time=t))
+        >>> [line.get_label() for line in ax.lines]
+        ['epoch 0', 'epoch 1', 'epoch 10']
     """
     ds, name = _one_layer(ds, "gradient_curves", layer, "log_gradient_norm")
     values, epochs = ds["log_gradient_norm"].transpose("epoch", "time").values, ds["epoch"].values
@@ -101,12 +101,12 @@ def gradient_curves(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None
         named = {seen[0], seen[len(seen) // 2], seen[-1]} if len(seen) else set()
         for shade, e in zip(shades[-len(seen) :] if len(seen) else [], seen, strict=True):
             label = f"epoch {epochs[e]:g}" if e in named else None
-            ax.plot(ds["time"], _finite(values[e]), color=shade, label=label)
+            ax.plot(ds["time"], drawn(values[e]), color=shade, label=label)
         if "log_direct_gradient_norm" in ds and len(seen):
-            direct = _finite(ds["log_direct_gradient_norm"].transpose("epoch", "time").values[seen[-1]])
+            direct = drawn(ds["log_direct_gradient_norm"].transpose("epoch", "time").values[seen[-1]])
             mark: dict[str, Any] = {"marker": "o", "markersize": 2.5, "linestyle": ":", "color": RED, "clip_on": False}
             ax.plot(ds["time"], direct, label="direct, last look", **mark)
-        _time_axis(ax, rf"$\ln\Vert\partial L/\partial h_t\Vert$ (nats), layer {name}")
+        _time_axis(ax, rf"$\ln\Vert\partial L/\partial h_t\Vert$ (nats){name}")
         keep_height(ax)
         legend_above(ax)
     return ax
@@ -147,8 +147,8 @@ def rates(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None = None) -
             (np.log(ds["spectral_radius"].values), {"color": ORANGE, "label": r"$\ln\rho(W)$", "linestyle": "--"}),
         )
         for values, look in lines:
-            ax.plot(epochs, _finite(values), markersize=2.5, **look)
-        ax.set(xlabel="epoch", ylabel=f"rate (nats/step), layer {name}")
+            ax.plot(epochs, drawn(values), markersize=2.5, **look)
+        ax.set(xlabel="epoch", ylabel=f"rate (nats/step){name}")
         _epoch_axis(ax, epochs)
         keep_height(ax)
         legend_above(ax)
@@ -180,7 +180,7 @@ def spectrum_over_training(
         ...     {"log_singular_values_at_lag": (("epoch", "layer", "spectrum_lag", "mode"), np.zeros((2, 1, 1, 5)))},
         ...     {"epoch": [0.0, 1.0], "layer": ["rnn"], "spectrum_lag": [8]},
         ... )
-        >>> spectrum_over_training(ds).get_ylabel().endswith("(nats/step), $k$ = 8, layer rnn")
+        >>> spectrum_over_training(ds).get_ylabel().endswith("(nats/step), $k$ = 8")
         True
     """
     ds, name, k, modes = _modes(ds, "spectrum_over_training", layer, lag)
@@ -190,7 +190,7 @@ def spectrum_over_training(
 
     def at(q: float) -> Array:
         place = np.floor(q * np.maximum(count - 1, 0)).astype(np.int64)
-        return _finite(np.take_along_axis(per_step, place[:, None], axis=1)[:, 0])
+        return drawn(np.take_along_axis(per_step, place[:, None], axis=1)[:, 0])
 
     with axes(ax) as ax:
         ax.axhline(0, color=GREY, linewidth=mpl.rcParams["axes.linewidth"], zorder=0.5)
@@ -198,7 +198,7 @@ def spectrum_over_training(
         ax.plot(epochs, at(0.5), color=BLACK, linewidth=0.8, label="median mode")
         for low, high, alpha, label in ((0.25, 0.75, 0.35, "middle 50 %"), (0.1, 0.9, 0.18, "middle 80 %")):
             ax.fill_between(epochs, at(low), at(high), color=SKY, alpha=alpha, linewidth=0, label=label)
-        ax.set(xlabel="epoch", ylabel=rf"$\ln\sigma_i/k$ (nats/step), $k$ = {k}, layer {name}")
+        ax.set(xlabel="epoch", ylabel=rf"$\ln\sigma_i/k$ (nats/step), $k$ = {k}{name}")
         _epoch_axis(ax, epochs)
         keep_height(ax)
         legend_above(ax)
@@ -243,6 +243,11 @@ def weight_gradients(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         if (np.abs(after - before) > 1e-6 * before).any():
             ax.plot([], [], "o", color=GREY, markersize=2.5, markerfacecolor="white", label="after clipping")
         ax.set(xlabel="epoch", ylabel=r"$\Vert\partial L/\partial w\Vert$", yscale="log")
+        low, high = ax.get_ylim()
+        if high < 300 * low:  # too few decades to be ticks enough
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
         _epoch_axis(ax, epochs)
         legend_above(ax)
     return ax
@@ -313,9 +318,9 @@ def animate_spectrum(
 
             def draw(e: int) -> list[Any]:
                 for k, line in zip(chosen, lines, strict=True):
-                    values = _finite(curves[k][e])
+                    values = drawn(curves[k][e])
                     line.set_data(np.arange(1, len(values) + 1), values)
-                text.set_text(f"layer {name}, epoch {epochs[e]:g}")
+                text.set_text(f"epoch {epochs[e]:g}{name}")
                 return [*lines, text]
 
             film = FuncAnimation(fig, draw, frames=len(epochs), blit=False)
@@ -333,21 +338,13 @@ def animate_spectrum(
 
 
 def _one_layer(ds: xr.Dataset, figure: str, layer: str | None, *variables: str) -> tuple[xr.Dataset, str]:
-    """Return the dataset of one layer, and its name."""
-    need(ds, figure, **dict.fromkeys(variables, TRACK))
-    if "layer" not in ds.dims:
-        return ds, str(ds["layer"].item()) if "layer" in ds.coords else ""
-    names = [str(one) for one in ds["layer"].values]
-    if not names:
-        raise ValueError(f"{figure} needs a look that was finite, got none; training diverged before the first")
-    chosen = names[0] if layer is None else layer
-    if chosen not in names:
-        raise ValueError(f"layer must be one of {names}, got {layer!r}")
-    return ds.isel(layer=names.index(chosen)), chosen
+    """Return the dataset of one layer, and ", layer <name>" to tell it from others, if there are any."""
+    chosen, name = one_layer(ds, figure, layer, **dict.fromkeys(variables, TRACK))
+    return chosen, f", layer {name}" if ds.sizes.get("layer", 1) > 1 else ""
 
 
 def _modes(ds: xr.Dataset, figure: str, layer: str | None, lag: int | None) -> tuple[xr.Dataset, str, int, Array]:
-    """Return (dataset, name of the layer, lag, ln σ [epoch, mode]) of one layer at one lag."""
+    """Return (dataset, what tells the layer from others, lag, ln σ [epoch, mode]) of one layer at one lag."""
     ds, name = _one_layer(ds, figure, layer, "log_singular_values_at_lag")
     values = ds["log_singular_values_at_lag"].transpose("epoch", "spectrum_lag", "mode").values
     known = [int(k) for k in ds["spectrum_lag"].values]
@@ -362,11 +359,6 @@ def _largest(norms: Array) -> Array:
     """Return the largest finite value of each column; NaN where there is none."""
     finite = np.where(np.isfinite(norms), norms, -np.inf).max(axis=0)
     return np.where(np.isfinite(finite), finite, np.nan)
-
-
-def _finite(values: Array) -> Array:
-    """Return values with NaN for what cannot be drawn."""
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _short(names: list[str]) -> list[str]:

@@ -59,6 +59,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     ),
     "largest_slope": (BT, "largest slope of a unit", "1", "max_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
     "mean_slope": (BT, "mean slope of the units", "1", "mean_i |φ'(a_{t,i})|; NaN at t = 0 and where masked"),
+    "activation_slope": (
+        ("batch", "time", "unit"), "slope of each unit", "1", "φ'(a_{t,i}); NaN at t = 0 and where masked"
+    ),
     "path_share_of_gradient": (
         BTP, "share of a path in the gradient that comes back through a step", "1",
         "r·(J_{t,p}ᵀ g_t)/‖r‖², g_t = ∂L/∂h_t, r = J_tᵀ g_t; NaN at t = 0, where masked and where r = 0",
