@@ -4,13 +4,14 @@ Naive tanh against what has been proposed: ReLU, the identity, orthogonal and Xa
 change the gradient's norm (Ω), gradient flossing, leaky and residual updates, gates (LSTM with three forget biases,
 GRU); and tanh with too large a matrix against clipping by norm and by value. Every network has about as many parameters
 as every other, and network i of every fix has the same data, order of batches and stream of initial weights, so that
-fixes are compared in pairs. All train on temporal order (Hochreiter & Schmidhuber 1997; Pascanu et al. 2013) with Adam;
-settings are those of the sources or of Keras, and none was tuned. Writes to --out: the numbers of every network (.nc),
-the table (.csv), the figure (.pdf, .png) and the record with the summary (.json); every finished run is kept under
-fixes_compared_runs/, a store of `gradlab.sweep`, and skipped by --resume if the present code made it.
+fixes are compared in pairs. All train on temporal order (Hochreiter & Schmidhuber 1997; Pascanu et al. 2013) with Adam.
+Every fix has one setting, that of its source or of Keras where these name one, and none was tuned; length and duration
+of training were chosen so that some settings solve the task and others do not. Writes to --out: the numbers of every
+network (.nc), the table (.csv), the figure (.pdf, .png) and the record with the summary (.json); every finished run is
+kept under runs/, a store of `gradlab.sweep`, and skipped by --resume if the present code made it.
 
     python benchmarks/fixes_compared.py --workers 2   # at most 10 minutes on 2 cores
-    python benchmarks/fixes_compared.py --quick       # less than a minute: 4 fixes, too few networks for intervals
+    python benchmarks/fixes_compared.py --quick       # less than a minute: 5 settings, too few networks for intervals
     python benchmarks/fixes_compared.py --plot-only   # table and figure again from the .nc
 """
 
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
             batch_size=32,
             measured=["decay", "credit"],
         )
-        store = options.out / f"{path.stem}_runs"
+        store = options.out / "runs"  # that of other jobs as well: every run has a name of its own
         reuse = "same-code" if options.resume else "none"
         swept = gl.sweep(wanted.values(), store, workers=options.workers, reuse=reuse)
     except (ValueError, gl.StoreError, ImportError) as error:

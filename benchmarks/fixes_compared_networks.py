@@ -37,7 +37,7 @@ def _naive(units: int) -> float:
 
 
 _ORTHOGONAL: dict[str, Any] = {"initializer": "orthogonal"}
-# one setting each, that of the source or of Keras: none was tuned on the task
+# one setting each, that of the source or of Keras where these name one; none was tuned on the task
 FIXES: dict[str, Fix] = {
     NAIVE: Fix("nothing", "tanh", {"gain": _naive}, source="W_ij ~ N(0, 0.05²), RandomNormal of Keras"),
     "ReLU, He": Fix("activation and W", "relu", {"gain": math.sqrt(2.0)}, source="W_ij ~ N(0, 2/n): He et al. 2015"),
@@ -46,9 +46,12 @@ FIXES: dict[str, Fix] = {
     "tanh, orthogonal": Fix("activation and W", "tanh", _ORTHOGONAL, source="Saxe et al. 2014"),
     "Ω penalty": Fix("penalty", "tanh", {"gain": _naive, "omega": 2.0}, source="weight 2: Pascanu et al. 2013"),
     "gradient flossing": Fix(
-        "penalty", "tanh", {"gain": _naive, "flossing": 1.0, "flossing_exponents": 4}, source="k = 4: Engelken 2023"
+        "penalty",
+        "tanh",
+        {"gain": _naive, "flossing": 1.0, "flossing_exponents": 4},
+        source="after Engelken 2023; all the time, k = 4",
     ),
-    "leaky, α = 0.1": Fix("update", "tanh", {"gain": _naive, "leak": 0.1}, source="Jaeger et al. 2007"),
+    "leaky, α = 0.1": Fix("update", "tanh", {"gain": _naive, "leak": 0.1}, source="after Jaeger et al. 2007"),
     "residual, α = 0.1": Fix("update", "tanh", {"gain": _naive, "residual": 0.1}, source="after He et al. 2016"),
     "LSTM, bias 0": Fix("gates", "lstm", _ORTHOGONAL | {"forget_bias": 0.0}, source="Gers et al. 2000"),
     "LSTM, bias 1": Fix("gates", "lstm", _ORTHOGONAL | {"forget_bias": 1.0}, source="Jozefowicz et al. 2015"),
@@ -58,7 +61,9 @@ FIXES: dict[str, Fix] = {
     "clip by norm": Fix(
         "exploding", "tanh", {"gain": 3.0, "global_clip_norm": 1.0}, LARGE, source="θ = 1: Pascanu et al. 2013"
     ),
-    "clip by value": Fix("exploding", "tanh", {"gain": 3.0, "clip_value": 1.0}, LARGE, source="|g_ij| ≤ 1"),
+    "clip by value": Fix(
+        "exploding", "tanh", {"gain": 3.0, "clip_value": 1.0}, LARGE, source="clipvalue of Keras, |g_ij| ≤ 1"
+    ),
 }
 
 

@@ -169,8 +169,8 @@ def table(summary: pd.DataFrame) -> pd.DataFrame:
                 "credit horizon before (steps)": said(row, "horizon before", ".1f"),
                 "after": said(row, "horizon after", ".1f"),
                 "right answers": said(row, "success", ".2f"),
-                "solved": f"{row['solved']}/{row['seeds']}",
-                "time × baseline": said(row, "cost", ".2f"),
+                "solved": f"{row['solved']}/{row['seeds']} [{row['solved low']:.2f}, {row['solved high']:.2f}]",
+                "processor time × plain": said(row, "cost", ".2f"),
             }
         )
     return pd.DataFrame(rows)
@@ -197,7 +197,7 @@ def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
         found.append(
             f"{name} against {row['against']}: right answers {said(row, 'success, gain', '+.2f')}"
             f"{f' ({verdict})' if verdict else ''}, credit horizon at the start"
-            f" {said(row, 'horizon before, gain', '+.1f')} steps, rate {said(row, 'rate before, gain', '+.3f')},"
-            f" time ×{said(row, 'cost', '.2f')}."
+            f" {said(row, 'horizon before, gain', '+.1f')} steps, after training"
+            f" {said(row, 'horizon after, gain', '+.1f')}, processor time ×{said(row, 'cost', '.2f')}."
         )
     return found

@@ -59,7 +59,7 @@ def test_everything_is_written(finished: tuple[Path, str], module) -> None:
     for sentence in record["sentences"]:
         assert sentence in printed
     # the numbers are those of the runs
-    store = gl.open_store(out / "fixes_compared_quick_runs")
+    store = gl.open_store(out / "runs")
     orthogonal = store.isel(run=np.flatnonzero(store["initializer"].values == "orthogonal"))
     np.testing.assert_allclose(ds["rate"].sel(fix="tanh, orthogonal"), orthogonal["decay_rate"].mean("batch"))
     np.testing.assert_array_equal(ds["credit_horizon"].sel(fix="tanh, orthogonal"), orthogonal["credit_horizon"])
@@ -148,7 +148,7 @@ def test_sentences_say_what_the_numbers_say(module) -> None:
     assert first.endswith("by every network of: tanh, orthogonal; by none of: tanh, naive.")
     assert "tanh, orthogonal against tanh, naive: right answers +0.78" in second
     assert "(more)" in second
-    assert "time ×2.00 [2.00, 2.00]" in second
+    assert "processor time ×2.00 [2.00, 2.00]" in second
 
 
 def test_few_networks_have_no_intervals(module, tmp_path: Path) -> None:
