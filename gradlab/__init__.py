@@ -45,6 +45,7 @@ _HOME = {
     "check_convergence": "convergence",
     # a model in training
     "GradientTracker": "tracking",
+    "tracked": "tracking_dataset",
     "schedules": "schedules",
     "layer_gradients": "probe",
     "gradient_left_out": "output_gradients",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from gradlab.store import Store, StoreError
     from gradlab.sweeps import sweep
     from gradlab.tracking import GradientTracker
+    from gradlab.tracking_dataset import tracked
     from gradlab.trajectory import Trajectory, rollout
 
 __all__ = [
@@ -151,6 +153,7 @@ __all__ = [
     "sweep",
     "tasks",
     "testing",
+    "tracked",
 ]
 
 

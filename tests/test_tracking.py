@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import gradlab as gl
 from gradlab.clipping import clip, norm
@@ -152,6 +153,16 @@ def test_divergence_is_reported_with_its_step():
     assert ds.attrs["diverged_epoch"] == 0
     assert np.isfinite(ds.log_gradient_norm.isel(epoch=0)).all()
     assert np.isnan(ds.log_gradient_norm.isel(epoch=-1)).all()
+
+
+def test_tensorboard_shows_the_headlines(fresh, tmp_path):
+    pytest.importorskip("tensorboard")
+    fit(fresh, [gl.GradientTracker(*PROBE), keras.callbacks.TensorBoard(tmp_path, write_graph=False)], epochs=1)
+    (events,) = (tmp_path / "train").glob("events*.v2")
+    tags = set()
+    for record in tf.data.TFRecordDataset(str(events)):
+        tags |= {value.tag for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value}
+    assert {"epoch_upper/decay_rate", "epoch_upper/saturation", "epoch_probe_gradient_norm"} <= tags
 
 
 def test_batches_that_end_in_any_order(fresh):
