@@ -20,6 +20,7 @@ PAPERS = ROOT / "papers"
 sys.path.insert(0, str(PAPERS))
 
 import table  # noqa: E402
+import writeup  # noqa: E402
 from reproduction import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, sentence, with_error  # noqa: E402
 
 SCRIPTS = sorted(path.stem for path in PAPERS.glob("*[0-9][0-9][0-9][0-9]*.py"))
@@ -72,6 +73,23 @@ def test_every_script_has_its_source(name):
     assert any(key.startswith(author_and_year) for key in references())
     assert author_and_year[-4:] in table.source(name)
     assert (PAPERS / f"{name}.py").read_text(encoding="utf-8").startswith('"""')
+
+
+def test_the_write_up_is_what_its_template_and_the_records_give():
+    assert writeup.written() == writeup.WRITTEN.read_text(encoding="utf-8"), "run python papers/writeup.py"
+
+
+def test_numbers_in_the_write_up():
+    assert [writeup.significant(value) for value in (0.0126, 1466.0, 2.27e-13, 0.0, -9.96)] == [
+        "0.013",
+        "1500",
+        "2.3·10⁻¹³",
+        "0",
+        "−10",
+    ]
+    row = {"rms": 0.4312, "rms_low": -0.41, "rms_high": -0.002}
+    assert writeup.interval(row, "rms", 2) == "0.43 [−0.41, 0.00]"
+    assert writeup.interval(row | {"rms_low": None}, "rms", 2) == "—"
 
 
 def test_there_is_one_list_of_sources():
