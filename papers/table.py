@@ -34,7 +34,8 @@ record alone. All are run alike, from the root of the repository:
 
 **Verdicts.** *Reproduced*: the measurement lies within the tolerance of the published value, or on its right side where
 that is a bound. *Undecided*: outside, but less than two standard errors. *Not reproduced*: further away. A tolerance is
-derived from the setting: rounding, finite size, a number of standard errors; the script says which. A value that does not reproduce is a result, and "what differs" is where to look for the reason.
+derived from the setting: rounding, finite size, a number of standard errors; the script says which. A value
+that does not reproduce is a result, and "what differs" is where to look for the reason.
 Small numbers after ± are standard errors. Where a paper gives a formula and no number, the formula is evaluated.
 `tests/test_papers.py` runs every script with `--quick`. The sources are in [`references.bib`](references.bib).
 """
