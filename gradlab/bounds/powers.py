@@ -5,6 +5,7 @@ W^k is ∂h_T/∂h_t of a linear network at lag k = T − t. The bounds are natu
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -239,7 +240,7 @@ def kreiss_bounds(W: ArrayLike, *, precision: float = 0.1, evaluations: int = 50
     n = len(matrix)
     norm = float(np.exp(log_norms(matrix)))
     if norm <= 1 + 4 * n * EPS:
-        return KreissBounds(1.0, 1.0, 1.0, np.e * n)
+        return KreissBounds(1.0, 1.0, 1.0, math.e * n)
     spectrum = recurrent_spectrum(matrix)
     lower, upper = spectrum.kreiss_lower_bound, float("inf")
     if spectrum.spectral_radius < 1:
@@ -247,7 +248,7 @@ def kreiss_bounds(W: ArrayLike, *, precision: float = 0.1, evaluations: int = 50
         if upper > lower * (1 + precision):
             with one_blas_thread():
                 upper = min(upper, _kreiss_upper(matrix, norm, lower, precision, int(evaluations)))
-    return KreissBounds(lower, upper, lower, np.e * n * upper)
+    return KreissBounds(lower, upper, lower, math.e * n * upper)
 
 
 def _kreiss_upper(W: Array, norm: float, lower: float, precision: float, evaluations: int) -> float:
