@@ -213,8 +213,8 @@ class RegularizedModel(keras.Model):
         loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return loss
-        extra = self.penalty(x, y, sample_weight)
-        return loss + tf.cast(extra, loss.dtype)
+        extra = tf.cast(self.penalty(x, y, sample_weight), loss.dtype)
+        return _after(loss + extra, extra)
 
     def penalty(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """Return Σ weight·penalty on a batch, in float64, differentiable in the weights."""
@@ -233,6 +233,23 @@ class RegularizedModel(keras.Model):
             total = tf.zeros_like(layer.states) if gradient is None else gradient
             parts += [one.weight * one(layer, total) for one in self._penalties]
         return tf.add_n(parts)
+
+
+@tf.custom_gradient
+def _after(loss: tf.Tensor, extra: tf.Tensor) -> Any:
+    """Return the loss; its gradient waits for the penalty, and is NaN where that is NaN.
+
+    A training step assigns to a weight as soon as its gradient is known, and the penalty reads the weights a second
+    time. TensorFlow orders the two by a control edge. Its graph optimiser (2.21, dependency optimisation) drops that
+    edge, as there is a longer way through the IdentityN by which Keras's optimisers take all gradients, and then cuts
+    the IdentityN in pieces; now and then the readout was read after its update. A gradient that is computed from the
+    penalty cannot be known before the penalty has read what it needs.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tf.where(tf.math.is_nan(extra), extra, upstream), None
+
+    return tf.identity(loss), gradient
 
 
 @keras.saving.register_keras_serializable(package="gradlab")

@@ -167,6 +167,43 @@ def test_omega_lowers_itself_by_fit():
     assert float(model.penalty(X, Y)) < 0.5 * before
 
 
+def test_every_reading_of_a_weight_enters_what_is_assigned_to_it():
+    # TensorFlow orders the two by a control edge, which its optimiser drops because all gradients go through one
+    # IdentityN of Keras, and then cuts that in pieces: a penalty read the readout after its update once in some
+    # thousand steps. So a way from reading to assignment must exist when each tensor passes the IdentityN by itself
+    model = regularized("tanh", fixes.NormPreservation(2.0))
+    model.optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def train_step(x, y):
+        return model.train_step((x, y))
+
+    graph = train_step.get_concrete_function(tf.constant(X), tf.constant(Y)).graph
+    handles = {id(one.value.handle): one.path for one in model.trainable_variables}
+    captured = {id(inside): handles[id(outside)] for outside, inside in graph.captures if id(outside) in handles}
+
+    def what_enters(tensors):
+        found, stack = set(), list(tensors)
+        while stack:
+            tensor = stack.pop()
+            if tensor.ref() not in found:
+                found.add(tensor.ref())
+                given = tensor.op.inputs
+                stack += [given[tensor.value_index]] if tensor.op.type == "IdentityN" else given
+        return {one.deref().op for one in found}
+
+    changes = [one for one in graph.get_operations() if one.type.startswith("Assign")]
+    useful = what_enters([*graph.outputs, *(tensor for one in changes for tensor in one.inputs[1:])])
+    seen = []
+    for assign in changes:
+        if name := captured.get(id(assign.inputs[0])):
+            readers = [one for one in assign.inputs[0].consumers() if one is not assign and one in useful]
+            assert len(readers) >= 2, name
+            assert set(readers) <= what_enters(assign.inputs[1:]), name
+            seen.append(name)
+    assert sorted(seen) == sorted(handles.values())
+
+
 def test_without_penalty_the_step_is_keras_s_own():
     """In evaluation nothing is added, and dropout of the training run is Keras's."""
     model = regularized("gru", fixes.NormPreservation(1.0))
