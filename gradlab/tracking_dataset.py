@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from gradlab.tracking_measures import LayerMeasures
 from gradlab.validation import Array
 from gradlab.variables import labels
+
+if TYPE_CHECKING:  # it needs TensorFlow, and to read what was tracked does not
+    from gradlab.tracking_measures import LayerMeasures
 
 
 class Look(NamedTuple):
