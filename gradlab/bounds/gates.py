@@ -99,14 +99,9 @@ def lstm_dominating_matrix(
     """
     W_i, W_f, W_c, W_o = _absolute(recurrent_matrices, 4)
     n = len(W_i)
-    f, i, o = (
-        _supremum(name, value, n)
-        for name, value in (
-            ("forget_supremum", forget_supremum),
-            ("input_supremum", input_supremum),
-            ("output_supremum", output_supremum),
-        )
-    )
+    f = _supremum("forget_supremum", forget_supremum, n)
+    i = _supremum("input_supremum", input_supremum, n)
+    o = _supremum("output_supremum", output_supremum, n)
     if (f >= 1).any():
         raise ValueError(f"forget_supremum must be below 1, got {f.max()}: a cell that forgets nothing is not bounded")
     c = i / (1 - f)
@@ -159,14 +154,9 @@ def gru_dominating_matrix(
     """
     W_z, W_r, W_h = _absolute(recurrent_matrices, 3)
     n = len(W_z)
-    high, low, r = (
-        _supremum(name, value, n)
-        for name, value in (
-            ("update_supremum", update_supremum),
-            ("update_infimum", update_infimum),
-            ("reset_supremum", reset_supremum),
-        )
-    )
+    high = _supremum("update_supremum", update_supremum, n)
+    low = _supremum("update_infimum", update_infimum, n)
+    r = _supremum("reset_supremum", reset_supremum, n)
     if (low > high).any():
         raise ValueError("update_infimum must not exceed update_supremum; swap them")
     bias = np.abs(finite("recurrent_bias", real_array("recurrent_bias", recurrent_bias)))
