@@ -23,7 +23,7 @@ from environment import environment
 import gradlab as gl
 from gradlab.collection import _form
 from gradlab.jobs import name_of
-from gradlab.record import command_line, figure, out_folder, path_of, write_record
+from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 RUNS = 100_000  # of the plan
 SETTING = {"cell": "tanh", "data": "noise", "epochs": 0, "units": 16, "length": 60, "probes": 4, "held_out": 4}
@@ -204,14 +204,27 @@ def draw(record: dict[str, Any], path: Path) -> None:
         middle.set(xlabel="runs made", ylabel="memory (MiB)", ylim=(0, 1.15 * max(weights)), title="one worker")
         seconds = record["plan"]["seconds"]
         right.barh(list(seconds)[::-1], list(seconds.values())[::-1], color="C2", height=0.6)
-        right.set(xscale="log", xlabel="seconds", title="plan for 10$^5$ runs")
+        shortest = min(seconds.values())
+        right.set(xscale="log", xlim=(shortest / 3, None), xlabel="seconds", title="plan for 10$^5$ runs")
         right.tick_params(axis="y", labelsize=5.5)
 
 
 def main() -> None:
     """Measure, write, print, draw."""
-    options = out_folder(command_line(__doc__, "few runs, about a minute")).parse_args()
-    sizes = SIZES["quick" if options.quick else "full"]
+    parser = out_folder(command_line(__doc__, "few runs, about a minute"))
+    parser.add_argument("--plot-only", action="store_true", help="draw from the JSON that is there")
+    options = parser.parse_args()
+    path = path_of("sweep_scaling", options)
+    if not options.plot_only:
+        write_record(measured(options.quick), path)
+    record = read_record(path)
+    draw(record, path)
+    print("\n".join(record["sentences"]))
+
+
+def measured(quick: bool) -> dict[str, Any]:
+    """Return the record."""
+    sizes = SIZES["quick" if quick else "full"]
     record: dict[str, Any] = {"environment": environment(peers=("dask", "distributed", "fsspec")), "sizes": sizes}
     record["setting"] = SETTING
     record["throughput"] = throughput(sizes["runs"])
@@ -221,10 +234,7 @@ def main() -> None:
     record["directory"] = directory(sizes["files"])
     record["plan"] = plan(record)
     record["sentences"] = sentences(record)
-    path = path_of("sweep_scaling", options)
-    write_record(record, path)
-    draw(record, path)
-    print("\n".join(record["sentences"]))
+    return record
 
 
 if __name__ == "__main__":
