@@ -56,6 +56,7 @@ _HOME = {
     "analyze": "analysis",
     "Experiment": "experiment",
     "run": "runs",
+    "trained": "training",
     "read_experiments": "experiment",
     "sweep": "sweeps",
     "Store": "store",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from gradlab.sweeps import sweep
     from gradlab.tracking import GradientTracker
     from gradlab.tracking_dataset import tracked
+    from gradlab.training import trained
     from gradlab.trajectory import Trajectory, rollout
 
 __all__ = [
@@ -154,6 +156,7 @@ __all__ = [
     "tasks",
     "testing",
     "tracked",
+    "trained",
 ]
 
 

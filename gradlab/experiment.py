@@ -17,7 +17,8 @@ from typing import Any
 
 from gradlab.validation import positive_integer, positive_number, update_rates
 
-CELLS = ("tanh", "relu", "lstm", "gru")
+SIMPLE = ("tanh", "relu", "linear")
+CELLS = (*SIMPLE, "lstm", "gru")
 INITIALIZERS = ("gaussian", "orthogonal", "glorot", "identity")
 _REAL = ("digits", "digits_rows", "vowels", "gunpoint")
 _DRAWN = (
@@ -40,7 +41,7 @@ class Experiment:
     and `key` leave out what is at its default, so that results keep their names.
 
     Attributes:
-        cell: "tanh" or "relu" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
+        cell: "tanh", "relu" or "linear" (`VanillaRNNCell`), "lstm" or "gru" (Keras).
         gain: g, the size of the recurrent matrices at initialisation, every gate alike.
         seed: of the weights, the order of the batches and the data, below 2³².
         data: a task of `gradlab.tasks`: the real "digits" (64 pixels, one a step), "digits_rows" (8 steps), "vowels"
@@ -76,7 +77,7 @@ class Experiment:
             Empty for the learning curves alone.
         measured_at: after which epochs, increasing; None for before and after training, and for tracking
             `schedules.logarithmic` (which in any case looks before the first epoch and after the last).
-        leak: α of leaky units of "tanh" and "relu", h_t = (1 − α) h_{t−1} + α φ(a_t); None for h_t = φ(a_t).
+        leak: α of leaky units of a simple network, h_t = (1 − α) h_{t−1} + α φ(a_t); None for h_t = φ(a_t).
         residual: α of residual units, h_t = h_{t−1} + α φ(a_t). At most one of the two is given.
         omega: weight of Ω (`fixes.NormPreservation`) in the training loss; its authors took 2. None for no such term.
         flossing: weight of gradient flossing (`fixes.Flossing`) in the training loss, on all sequences of every batch.
@@ -205,14 +206,14 @@ class Experiment:
         if self.forget_bias is not None and self.cell not in ("lstm", "gru"):
             raise ValueError(f'forget_bias goes with cell "lstm" or "gru", got it with "{self.cell}"')
         for name in ("leak", "residual"):
-            if getattr(self, name) is not None and self.cell not in ("tanh", "relu"):
-                raise ValueError(f'{name} goes with cell "tanh" or "relu", got it with "{self.cell}"')
+            if getattr(self, name) is not None and self.cell not in SIMPLE:
+                raise ValueError(f'{name} goes with cell in {list(SIMPLE)}, got it with "{self.cell}"')
         for name in ("omega", "flossing"):
             if getattr(self, name) is not None and not self.epochs:
                 raise ValueError(f"{name} is a term of the training loss, got it with epochs=0; train, or set it None")
-        if "slopes" in self.measured and (self.cell not in ("tanh", "relu") or self.leak or self.residual):
+        if "slopes" in self.measured and (self.cell not in SIMPLE or self.leak or self.residual):
             raise ValueError(
-                'measured has "slopes", which go with h_t = φ(a_t): cell "tanh" or "relu", not leaky, not residual,'
+                f'measured has "slopes", which go with h_t = φ(a_t): cell in {list(SIMPLE)}, not leaky, not residual,'
                 f' got "{self.cell}", leak={self.leak}, residual={self.residual}'
             )
         if "tracking" in self.measured and not self.epochs:

@@ -12,12 +12,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from gradlab.cells import VanillaRNNCell
-from gradlab.experiment import Experiment
+from gradlab.experiment import SIMPLE, Experiment
 from gradlab.fixes import BlockInitializer, Flossing, NormPreservation, RegularizedModel, gate_bias
 from gradlab.predictions.memory import chrono_biases
 from gradlab.tasks import Task
 
-SIMPLE = ("tanh", "relu")
 GATED = {"lstm": (keras.layers.LSTMCell, keras.layers.LSTM), "gru": (keras.layers.GRUCell, keras.layers.GRU)}
 
 
@@ -78,6 +77,20 @@ class _Traced(NamedTuple):
 
 def network(experiment: Experiment, task: Task) -> Network:
     """Return the network of an experiment at its start; what enters the traced graph is all in `_Traced`."""
+    made = _compiled(_traced(experiment, task))
+    made.restart(experiment, task.inputs.shape[1])
+    return made
+
+
+def copy_of(made: Network, experiment: Experiment, task: Task) -> Network:
+    """Return the network of an experiment as it is now, an object that no later experiment uses."""
+    copy = _assembled(_traced(experiment, task))
+    copy.model.set_weights(made.model.get_weights())
+    return copy
+
+
+def _traced(experiment: Experiment, task: Task) -> _Traced:
+    """Return what enters the traced graph of an experiment's training step."""
     of_task: dict[str, Any] = {
         "shape": task.inputs.shape[1:],
         "masked": task.mask is not None,
@@ -86,9 +99,7 @@ def network(experiment: Experiment, task: Task) -> Network:
         "tolerance": task.tolerance if task.num_classes is None else None,  # NaN, no key: it is not equal to itself
     }
     given: dict[str, Any] = {name: getattr(experiment, name) for name in _Traced._fields if name not in of_task}
-    made = _compiled(_Traced(**of_task, **given))
-    made.restart(experiment, task.inputs.shape[1])
-    return made
+    return _Traced(**of_task, **given)
 
 
 def answers_each_step(task: Task) -> bool:
@@ -137,9 +148,8 @@ def _initial_cell(experiment: Experiment) -> Any:
     )
 
 
-@functools.lru_cache(maxsize=8)  # tracing the training step of one network takes as long as training it for 6 epochs
-def _compiled(traced: _Traced) -> Network:
-    """Return a compiled model of one architecture, once."""
+def _assembled(traced: _Traced) -> Network:
+    """Return a compiled model of one architecture."""
     options = {"name": "recurrent", "return_sequences": traced.each_step}  # names that do not count how many there were
     if traced.cell in SIMPLE:
         cell = VanillaRNNCell(
@@ -177,6 +187,10 @@ def _compiled(traced: _Traced) -> Network:
     model.compile(made, loss, metrics=metrics)
     made.build(model.trainable_variables)
     return Network(layer, readout, model, [np.asarray(variable) for variable in made.variables])
+
+
+# once: tracing the training step of one network takes as long as training it for 6 epochs
+_compiled = functools.lru_cache(maxsize=16)(_assembled)
 
 
 def _right(tolerance: float | None, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

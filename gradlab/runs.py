@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 import xarray as xr
 
 from gradlab import tasks
@@ -19,32 +16,17 @@ from gradlab.analysis import analyze, exponents_along, random_direction_loss
 from gradlab.blas import one_blas_thread
 from gradlab.credit import credit_by_lag
 from gradlab.decay import fit_decay
-from gradlab.experiment import DATA, Experiment
+from gradlab.experiment import Experiment
 from gradlab.gradients import state_gradients
 from gradlab.jacobian import NotFiniteError, activation_slopes, step_jacobians
-from gradlab.networks import Network, answers_each_step, network
+from gradlab.networks import Network, network
 from gradlab.stamps import stamped
 from gradlab.step import as_step
-from gradlab.tracking import GradientTracker
 from gradlab.tracking_dataset import with_tracked
+from gradlab.training import Training, load_task, loss_of_states, one_at_a_time, train
 from gradlab.trajectory import LeftFiniteNumbers, rollout
 from gradlab.validation import Array
 from gradlab.variables import labelled
-
-_one_at_a_time = threading.Lock()  # a compiled model is shared by all runs of its architecture
-
-
-def load_task(experiment: Experiment) -> tasks.Task:
-    """Return the data of an experiment."""
-    data, seed, length = experiment.data, experiment.seed, experiment.length or DATA[experiment.data] or 0
-    if data in ("digits", "digits_rows"):
-        return tasks.digits("pixels" if data == "digits" else "rows", seed=seed)
-    if data == "noise":
-        tested = experiment.probes + experiment.held_out
-        return tasks.noise(length, experiment.samples or 64, 4, seed=seed, test_samples=tested)
-    make = getattr(tasks, data)
-    made: tasks.Task = make(length, experiment.samples or 2000, seed=seed) if length else make()
-    return made
 
 
 def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
@@ -82,7 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         (1, 'ok')
     """
     experiment = Experiment.from_dict(experiment) if isinstance(experiment, Mapping) else experiment
-    with _one_at_a_time, one_blas_thread():  # in a sweep and by itself alike: the order of sums is part of the numbers
+    with one_at_a_time, one_blas_thread():  # in a sweep and by itself alike: the order of sums is part of the numbers
         return _run(experiment)
 
 
@@ -96,7 +78,7 @@ def _run(experiment: Experiment) -> xr.Dataset:
         )
     made, stages = network(experiment, task), experiment.stages
     found: dict[str, xr.Dataset | str] = {}
-    training = _Training({}, None, [], [])
+    training = Training({}, None, [], [])
 
     def measure(epoch: int) -> None:
         if epoch in stages:
@@ -105,7 +87,7 @@ def _run(experiment: Experiment) -> xr.Dataset:
     with _runtime_warnings() as said:
         measure(0)
         if experiment.epochs:
-            training = _train(made.model, experiment, task, measure)
+            training = train(made.model, experiment, task, measure)
             if np.isfinite(training.curves["training_loss"][-1]):
                 measure(experiment.epochs)
     for name in stages.values():
@@ -156,7 +138,7 @@ def _measured(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Dat
     other = slice(experiment.probes, experiment.probes + experiment.held_out)
     inputs, mask = _part(task.test_inputs, probe), _part(task.test_mask, probe)
     targets = _part(task.test_targets, probe)
-    loss = None if targets is None else _probe_loss(made.readout, experiment, task, targets)
+    loss = None if targets is None else loss_of_states(made.readout, experiment, task, targets)
     ds = xr.Dataset()
     if "analysis" in experiment.measured:
         ds = analyze(made.layer, inputs, loss, mask=mask, seed=experiment.seed)
@@ -217,107 +199,6 @@ def _add(ds: xr.Dataset, values: dict[str, Array]) -> None:
 def _part(values: Any, which: slice) -> Any:
     """Return some of the sequences, where there is anything to take them from."""
     return None if values is None else values[which]
-
-
-class _Training(NamedTuple):
-    """What came of a training: learning curves [epochs], NaN from the epoch on in which the loss left the numbers."""
-
-    curves: dict[str, Array]
-    tracker: GradientTracker | None
-    seconds: list[float]  # of each epoch
-    processor_seconds: list[float]
-
-
-def _train(model: keras.Model, experiment: Experiment, task: tasks.Task, measure: Callable[[int], None]) -> _Training:
-    """Train, measure on the way, and say what came of it."""
-
-    def features(inputs: Array, mask: Any) -> Any:
-        x = inputs.astype(np.float32)
-        return x if mask is None else [x, mask]
-
-    def between(epoch: int, logs: Any) -> None:  # within one call of fit: another call would shuffle anew
-        # where the loss is not finite, training has stopped in mid-epoch
-        if 0 < epoch + 1 < experiment.epochs and np.isfinite(logs["loss"]):
-            measure(epoch + 1)
-
-    tracker, clock = None, _Clock()
-    if "tracking" in experiment.measured:
-        at, probe = experiment.measured_at, slice(0, experiment.probes)
-        tracker = GradientTracker(
-            features(task.test_inputs[probe], _part(task.test_mask, probe)),
-            task.test_targets[probe],  # type: ignore[index]  # there is something to learn
-            schedule=None if at is None else at.__contains__,
-        )
-    keras.utils.set_random_seed(experiment.seed)  # the order of the batches
-    history = model.fit(
-        features(task.inputs, task.mask),
-        task.targets,
-        batch_size=experiment.batch_size,
-        epochs=experiment.epochs,
-        validation_data=(features(task.test_inputs, task.test_mask), task.test_targets),
-        callbacks=[
-            keras.callbacks.LambdaCallback(on_epoch_end=clock.stop),  # before what is measured at the end …
-            keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.LambdaCallback(on_epoch_end=between),
-            *([] if tracker is None else [tracker]),
-            keras.callbacks.LambdaCallback(on_epoch_begin=clock.start),  # … and after what is at the beginning
-        ],
-        verbose=0,
-    ).history
-    names = {"loss": "training_loss", "val_loss": "test_loss"}
-    names |= {"accuracy": "training_accuracy", "val_accuracy": "test_accuracy", "val_success": "test_success"}
-    if "val_success" not in history and "val_accuracy" in history:
-        history["val_success"] = history["val_accuracy"]
-    curves = {}
-    for key, name in names.items():
-        if key in history:
-            curve = np.full(experiment.epochs, np.nan)
-            curve[: len(history[key])] = history[key]
-            curves[name] = curve
-    return _Training(curves, tracker, clock.seconds, clock.processor_seconds)
-
-
-class _Clock:
-    """Wall and processor time of each epoch."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.processor_seconds: list[float] = []
-        self._started = (0.0, 0.0)
-
-    def start(self, epoch: int, logs: Any = None) -> None:
-        """Begin to count."""
-        self._started = time.perf_counter(), time.process_time()
-
-    def stop(self, epoch: int, logs: Any = None) -> None:
-        """Take down what has passed."""
-        now = time.perf_counter(), time.process_time()
-        for into, end, start in zip((self.seconds, self.processor_seconds), now, self._started, strict=True):
-            into.append(round(end - start, 4))
-
-
-def _probe_loss(
-    readout: Any, experiment: Experiment, task: tasks.Task, targets: Any
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the training loss of each probe sequence as a function of the full state, in float64."""
-    kernel, bias = (tf.constant(np.asarray(w, np.float64)) for w in readout.get_weights())
-
-    each_step = answers_each_step(task)
-
-    def loss(states: tf.Tensor) -> tf.Tensor:
-        h = states[:, :, : experiment.units]  # it stands first in the state of every cell here
-        if each_step:
-            output = tf.einsum("bti,ij->btj", h[:, 1:], kernel) + bias
-            every = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(targets), output)
-            return tf.reduce_mean(every, axis=1)
-        output = h[:, -1] @ kernel + bias
-        if task.num_classes is not None:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(targets), output)
-        return tf.reduce_mean(tf.square(output - tf.constant(targets)), axis=-1)
-
-    kind = "cross-entropy" if task.num_classes is not None else "squared error"
-    loss.__doc__ = f"{kind}, mean over all steps" if each_step else f"{kind} at the last step"
-    return loss
 
 
 def _attempt(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Dataset | str:

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 import gradlab as gl
-from gradlab import networks
+from gradlab import networks, training
 from gradlab import runs as module
 from gradlab.trajectory import LeftFiniteNumbers
 
@@ -22,7 +22,7 @@ from gradlab.trajectory import LeftFiniteNumbers
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"cell": "rnn"}, ValueError, r"cell must be one of \['tanh', 'relu', 'lstm', 'gru'\], got 'rnn'"),
+        ({"cell": "rnn"}, ValueError, r"cell must be one of \['tanh', 'relu', 'linear', 'lstm', 'gru'\], got 'rnn'"),
         ({"data": "mnist"}, ValueError, "data must be one of"),
         ({"units": 0}, ValueError, "units must be at least 1"),
         ({"held_out": 0}, ValueError, "held_out must be at least 1"),
@@ -141,7 +141,7 @@ def test_descriptions_are_read(suffix: str, tmp_path: Path) -> None:
         ('cell = "tanh"\ngian = 2.0', r"runs.toml: unknown key 'gian' \(did you mean 'gain'\?\)"),
         (
             '[[runs]]\ncell = "tanh"\n[[runs]]\ncell = "elman"',
-            r"run 2: cell must be one of \['tanh', 'relu', 'lstm', 'gru'\]",
+            r"run 2: cell must be one of \['tanh', 'relu', 'linear', 'lstm', 'gru'\]",
         ),
         ("gain = 2.0", r"needs the key 'cell', one of \['tanh'"),
         ("cell = ", "must be TOML, got text that is not"),
@@ -164,7 +164,7 @@ def test_what_is_wrong_in_a_file_is_named(text: str, message: str, tmp_path: Pat
 
 def started(experiment: gl.Experiment) -> list[np.ndarray]:
     """Return U, W and b at the start."""
-    return networks.network(experiment, module.load_task(experiment)).layer.cell.get_weights()
+    return networks.network(experiment, training.load_task(experiment)).layer.cell.get_weights()
 
 
 @pytest.mark.parametrize("cell", ["tanh", "relu", "lstm", "gru"])
@@ -193,7 +193,7 @@ def test_the_forget_bias_is_the_forget_gate_s() -> None:
     for cell, large in (("lstm", 30.0), ("gru", 30.0)):
         for sign in (1, -1):
             experiment = gl.Experiment(cell, 0.1, data="noise", units=n, epochs=0, forget_bias=sign * large)
-            made = networks.network(experiment, module.load_task(experiment)).layer.cell
+            made = networks.network(experiment, training.load_task(experiment)).layer.cell
             state = rng.uniform(-0.5, 0.5, (3, n)).astype("f4")
             x = keras.ops.convert_to_tensor(rng.standard_normal((3, 4)).astype("f4"))
             states = [state, state] if cell == "lstm" else [state]
@@ -233,15 +233,15 @@ def test_optimisers_and_clipping_are_keras_s() -> None:
         ({"clip_norm": None, "global_clip_norm": 2.0}, keras.optimizers.Adam, {"global_clipnorm": 2.0}),
     ):
         experiment = gl.Experiment("tanh", learning_rate=0.02, **small, **description)
-        optimizer = networks.network(experiment, module.load_task(experiment)).model.optimizer
+        optimizer = networks.network(experiment, training.load_task(experiment)).model.optimizer
         assert type(optimizer) is kind
         assert float(optimizer.learning_rate) == np.float32(0.02)
         nothing = {"clipnorm": None, "clipvalue": None, "global_clipnorm": None}
         for name, value in (nothing | found).items():
             assert getattr(optimizer, name) == value
     # another learning rate is no new model
-    again = networks.network(gl.Experiment("tanh", learning_rate=0.5, **small), module.load_task(experiment))
-    first = networks.network(gl.Experiment("tanh", **small), module.load_task(experiment))
+    again = networks.network(gl.Experiment("tanh", learning_rate=0.5, **small), training.load_task(experiment))
+    first = networks.network(gl.Experiment("tanh", **small), training.load_task(experiment))
     assert again is first
     assert float(first.model.optimizer.learning_rate) == np.float32(3e-3)
 
@@ -301,9 +301,9 @@ def test_what_ran_before_changes_nothing() -> None:
 
 def test_the_loss_is_the_one_that_is_trained() -> None:
     experiment = gl.Experiment("tanh", data="vowels", units=4, epochs=1, probes=370)
-    task = module.load_task(experiment)
+    task = training.load_task(experiment)
     network = networks.network(experiment, task)
-    loss = module._probe_loss(network.readout, experiment, task, task.test_targets)
+    loss = training.loss_of_states(network.readout, experiment, task, task.test_targets)
     states = gl.rollout(network.layer, task.test_inputs, mask=task.test_mask).states
     ours = float(np.mean(loss(states)))
     features = [task.test_inputs.astype("f4"), task.test_mask]
