@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,17 +25,18 @@ class Kind:
 
     Attributes:
         activation: "linear" or "tanh".
-        matrix: draws W [n, n].
-        drive: variance of what the white input adds to a pre-activation.
+        matrix: draws W [n, n]; None for a network that is trained.
+        drive: variance of what the white input adds to a pre-activation; None for a network that is trained.
         gain: g where W_ij are iid N(0, g²/n), None for every other W.
-        trained: whether the network is trained on the digits, pixel by pixel (64 steps), from that draw.
+        trained: the gain from which a network is trained on the digits, pixel by pixel (64 steps), with what else
+            `gradlab.Experiment` has by default; None for one that is not.
     """
 
     activation: str
-    matrix: Callable[[np.random.Generator, int], Array]
-    drive: float
+    matrix: Callable[[np.random.Generator, int], Array] | None
+    drive: float | None
     gain: float | None = None
-    trained: bool = False
+    trained: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +116,14 @@ KINDS = {
     "linear, random": Kind("linear", gaussian(0.8), 1.0, gain=0.8),
     "linear, non-normal": Kind("linear", non_normal, 1.0),
     "linear, orthogonal": Kind("linear", orthogonal, 1.0),
-    "linear, trained": Kind("linear", gaussian(0.8), 1.0, trained=True),
+    "linear, trained": Kind("linear", None, None, trained=0.8),
     "tanh, normal": Kind("tanh", normal, 0.1),
     "tanh, random": Kind("tanh", gaussian(1.0), 0.1, gain=1.0),
     "tanh, non-normal": Kind("tanh", non_normal, 0.1),
     "tanh, orthogonal": Kind("tanh", orthogonal, 0.1),
     "tanh, saturated": Kind("tanh", gaussian(1.5), 9.0, gain=1.5),
     "tanh, chaotic": Kind("tanh", gaussian(2.5), 0.01, gain=2.5),
-    "tanh, trained": Kind("tanh", gaussian(1.0), 0.1, trained=True),
+    "tanh, trained": Kind("tanh", None, None, trained=1.0),
 }
 
 
@@ -141,9 +141,9 @@ def measured(name: str, replicate: int, *, units: int, steps: int, sequences: in
     """
     kind = KINDS[name]
     rng = np.random.default_rng([seed, replicate, *name.encode()])
+    if kind.matrix is None or kind.drive is None:
+        return _measured_trained(kind, units, sequences, epochs, int(rng.integers(2**31)))
     W = kind.matrix(rng, units)
-    if kind.trained:
-        return _measured_trained(kind, W, sequences, epochs, int(rng.integers(2**31)))
     U = np.sqrt(kind.drive / FEATURES) * rng.standard_normal((units, FEATURES))
     runs = []
     for _ in range(2):
@@ -193,40 +193,13 @@ def _analysed(activation: str, units: int, features: int, W: Array, U: Array, b:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
-def _model(activation: str, units: int) -> tuple[Any, list[Array]]:
-    """Return a compiled classifier of pixel sequences, and its optimiser's state at the start."""
-    import keras
-
-    layer = keras.layers.RNN(gl.VanillaRNNCell(units, activation))
-    inputs = keras.Input((64, 1))
-    model = keras.Model(inputs, keras.layers.Dense(10)(layer(inputs)))
-    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), keras.losses.SparseCategoricalCrossentropy(True))
-    model.optimizer.build(model.trainable_variables)
-    return model, [np.asarray(variable) for variable in model.optimizer.variables]
-
-
-def _measured_trained(kind: Kind, W: Array, sequences: int, epochs: int, seed: int) -> Measured:
-    """Train from W on the digits, then measure the gradient of the cross-entropy on test sequences."""
-    import keras
-
-    task = gl.tasks.digits("pixels", seed=seed % 2**31)
-    model, start = _model(kind.activation, len(W))
-    for variable, value in zip(model.optimizer.variables, start, strict=True):
-        variable.assign(value)
-    rng = np.random.default_rng(seed)
-    n = len(W)
-    readout = rng.uniform(-1, 1, (n, 10)) * np.sqrt(6 / (n + 10))
-    model.set_weights([rng.standard_normal((1, n)) / np.sqrt(n), W.T, np.zeros(n), readout, np.zeros(10)])
-    keras.utils.set_random_seed(seed)  # the order of the batches
-    model.fit(task.inputs.astype(np.float32), task.targets, batch_size=64, epochs=epochs, verbose=0)
-    kernel, recurrent, bias, readout, offset = (np.asarray(w, np.float64) for w in model.get_weights())
-    cell = _analysed(kind.activation, n, 1, recurrent.T, kernel.T, bias)
-    targets = tf.constant(task.test_targets[:sequences])
-
-    def loss(states: tf.Tensor) -> tf.Tensor:
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, states[:, -1] @ readout + offset)
-
-    x = task.test_inputs
-    runs = gl.rollout(cell, x[:sequences]), gl.rollout(cell, x[sequences : 2 * sequences])
-    return _measure(kind, recurrent.T, *runs, loss)
+def _measured_trained(kind: Kind, units: int, sequences: int, epochs: int, seed: int) -> Measured:
+    """Train on the digits, then measure the gradient of the cross-entropy on test sequences."""
+    assert kind.trained is not None
+    experiment = gl.Experiment(kind.activation, gain=kind.trained, units=units, epochs=epochs, seed=seed)
+    network = gl.trained(experiment)
+    x, y = network.task.test_inputs, network.task.test_targets
+    assert y is not None
+    runs = gl.rollout(network.layer, x[:sequences]), gl.rollout(network.layer, x[sequences : 2 * sequences])
+    W = np.asarray(network.layer.get_weights()[1], np.float64).T
+    return _measure(kind, W, *runs, network.loss(y[:sequences]))

@@ -28,33 +28,9 @@ from gradlab.record import figure
 UNITS, CLASSES = 32, 10
 DISCARD = 64  # steps, one digit
 ERRORS = 3.0  # standard errors of the mean difference
-LAYERS = {"LSTM": keras.layers.LSTM, "GRU": keras.layers.GRU}
+KINDS = ("LSTM", "GRU")
 
 Array = NDArray[np.float64]
-
-
-class Trainer:
-    """A compiled model of one kind of layer; every seed starts from weights and an optimiser of its own."""
-
-    def __init__(self, kind: str, steps: int) -> None:
-        self.layer = LAYERS[kind](UNITS)
-        self.model = keras.Sequential([keras.Input((steps, 1)), self.layer, keras.layers.Dense(CLASSES)])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss, metrics=["accuracy"])
-        self.model.optimizer.build(self.model.trainable_variables)
-        self.start = [np.asarray(variable) for variable in self.model.optimizer.variables]
-
-    def restart(self, seed: int) -> None:
-        """Draw new weights."""
-        keras.utils.set_random_seed(seed)
-        self.model.set_weights(keras.models.clone_model(self.model).get_weights())
-        for variable, value in zip(self.model.optimizer.variables, self.start, strict=True):
-            variable.assign(value)
-
-    def fit(self, task: Any, epochs: int) -> float:
-        """Train, and return the accuracy on the test digits."""
-        self.model.fit(task.inputs.astype(np.float32), task.targets, batch_size=64, epochs=epochs, verbose=0)
-        return float(self.model.evaluate(task.test_inputs.astype(np.float32), task.test_targets, verbose=0)[1])
 
 
 def measure(layer: Any, stream: Array, seed: int) -> dict[str, Any]:
@@ -98,16 +74,19 @@ def compute(options: argparse.Namespace) -> Result:
     stream = task.test_inputs[:digits].reshape(1, -1, 1)
     rows: list[dict[str, Any]] = []
     curves: dict[str, Any] = {}
-    for kind in LAYERS:
-        trainer = Trainer(kind, task.inputs.shape[1])
+    for kind in KINDS:
         for seed in range(options.seed, options.seed + seeds):
-            trainer.restart(seed)
-            rows.append({"cell": kind, "stage": "initial", "seed": seed, **measure(trainer.layer, stream, seed)})
-            accuracy = trainer.fit(task, epochs)
-            found = measure(trainer.layer, stream, seed)
-            rows.append({"cell": kind, "stage": "trained", "seed": seed, "accuracy": accuracy, **found})
+            for stage, passes in (("initial", 0), ("trained", epochs)):
+                experiment = gl.Experiment(
+                    kind.lower(), data="digits", units=UNITS, initializer="orthogonal", epochs=passes, seed=seed
+                )
+                network = gl.trained(experiment)
+                row = {"cell": kind, "stage": stage, "seed": seed, **measure(network.layer, stream, seed)}
+                if passes:
+                    row["accuracy"] = float(network.curves["test_accuracy"][-1])
+                rows.append(row)
             if kind == "LSTM" and seed == options.seed:
-                curves["log_norms"] = log_norms(trainer.layer, stream, min(256, stream.shape[1]))
+                curves["log_norms"] = log_norms(network.layer, stream, min(256, stream.shape[1]))
     claims = []
     for kind, name, what, place in (
         ("LSTM", "whole", "λ_1 of (h, c)", "abstract"),

@@ -68,7 +68,7 @@ def test_the_record_is_whole(finished: tuple[Path, str], record: dict, module) -
     for suffix in (".csv", ".pdf", ".png"):
         assert (out / f"bounds_vs_truth_quick{suffix}").stat().st_size > 0
     assert "The folk rule is off by" in printed
-    assert record["classes"]["tanh, saturated"] == {"activation": "tanh", "drive": 9.0, "gain": 1.5, "trained": False}
+    assert record["classes"]["tanh, saturated"] == {"activation": "tanh", "drive": 9.0, "gain": 1.5, "trained": None}
 
 
 def test_no_bound_is_crossed(record: dict, finished: tuple[Path, str]) -> None:
