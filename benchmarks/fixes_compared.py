@@ -81,7 +81,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
             samples=options.samples,
             epochs=options.epochs,
             batch_size=32,
-            measured=["decay", "credit"],
+            measured=["analysis", "credit"],
         )
         store = options.out / "runs"  # that of other jobs as well: every run has a name of its own
         reuse = "same-code" if options.resume else "none"

@@ -17,6 +17,10 @@ from gradlab.statistics import cluster_bootstrap, paired_bootstrap
 
 Array = np.ndarray
 LEAST_SEEDS = 7  # for an interval
+# The decay budget at the longest lag: the first three add up to the fourth, which is all that there is of a cell with
+# gates, a leak or a residual; and the last three to what is measured.
+PARTS = ("promise", "saturation", "within_step")
+TERMS = ("step_norms", "between_steps", "direction")
 
 
 def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
@@ -28,6 +32,7 @@ def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
     shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...], str, str]] = {
         "rate": (("stage",), (2,), "nats/step", "fitted rate of ln‖∂L/∂h_t‖ over lag, mean over the probes"),
         "credit_horizon": (("stage",), (2,), "steps", "lag from which on the lags up to it hold 90 % of ∂L/∂W"),
+        "budget": (("stage", "term"), (2, len(PARTS + TERMS)), "nats/step", "budget at the longest lag over that lag"),
         "log_gradient": (("stage", "lag"), (2, T), "nats", "ln‖∂L/∂h_{T−k}‖ − ln‖∂L/∂h_T‖, median over the probes"),
         "test_success": (("epoch",), (epochs,), "1", "share of test sequences answered right"),
         "test_loss": (("epoch",), (epochs,), "nats", "cross-entropy on the test sequences"),
@@ -43,6 +48,7 @@ def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
         values["measured_sequences"][place] = np.isfinite(rates).sum(axis=1)
         values["rate"][place] = _mean(rates)
         values["credit_horizon"][place] = ds["credit_horizon"]
+        values["budget"][place] = budget(ds)
         curves = ds["log_gradient_norm"].values[:, :, ::-1]
         with np.errstate(invalid="ignore"):  # −∞ − −∞: nothing came back from nothing
             values["log_gradient"][place] = np.median(curves - curves[:, :, :1], axis=1)
@@ -57,7 +63,14 @@ def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
             name: (("fix", "seed", *dims), values[name], {"units": units, "long_name": said})
             for name, (dims, _, units, said) in shapes.items()
         },
-        {"fix": fixes, "seed": seeds, "stage": stages, "lag": np.arange(T), "epoch": np.arange(1, epochs + 1)},
+        {
+            "fix": fixes,
+            "seed": seeds,
+            "stage": stages,
+            "term": [*PARTS, *TERMS],
+            "lag": np.arange(T),
+            "epoch": np.arange(1, epochs + 1),
+        },
     )
     described = json.loads(first.attrs["experiment"])
     ds.attrs |= {name: described[name] for name in ("data", "length", "samples", "batch_size", "learning_rate")}
@@ -68,6 +81,20 @@ def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
     ds.attrs["experiments"] = json.dumps(experiments)
     ds.attrs["commits_of_runs"] = sorted({str(one.attrs["commit"]) for one in runs.values()})
     return ds
+
+
+def budget(ds: xr.Dataset) -> Array:
+    """Return the terms of the decay budget [stage, term] at the longest lag k, over k, mean over the probes.
+
+    NaN where a cell has no such term, and where the gradient does not reach back in any probe.
+    """
+    found = {name: ds[f"budget_{name}"][:, :, 0] / ds["lag"][:, 0] for name in PARTS + TERMS if f"budget_{name}" in ds}
+    if "step_norms" not in found:
+        found["step_norms"] = sum(found[name] for name in PARTS)
+    blank = np.full((ds.sizes["stage"], ds.sizes["batch"]), np.nan)
+    arrived = np.isfinite(ds["budget_measured"][:, :, 0])
+    terms = [np.asarray(found[name].where(arrived)) if name in found else blank for name in PARTS + TERMS]
+    return np.stack([_mean(np.where(np.isfinite(term), term, np.nan)) for term in terms], axis=1)
 
 
 def _mean(values: Array) -> Array:
@@ -95,6 +122,9 @@ def summarise(ds: xr.Dataset) -> pd.DataFrame:
         "horizon after": ds["credit_horizon"].isel(stage=-1),
         "success": success,
     }
+    for name in TERMS:
+        for when, stage in (("before", 0), ("after", -1)):
+            columns[f"{name} {when}"] = ds["budget"].sel(term=name).isel(stage=stage)
     fixes = [str(name) for name in ds["fix"].values]
     rows = []
     for fix in fixes:
@@ -176,6 +206,15 @@ def table(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _where_it_acts(row: Any) -> str:
+    """Return which term of the budget at the start a fix changes most, in words; nothing if it changes none."""
+    changes = {name: abs(row[f"{name} before, gain"]) for name in TERMS}
+    if not any(change > 0.0 for change in changes.values()):
+        return ""
+    most = max(changes, key=lambda name: changes[name] if np.isfinite(changes[name]) else -1.0)
+    return f"in the budget at the start most {most.replace('_', ' ')} {said(row, f'{most} before, gain', '+.3f')}, "
+
+
 def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
     """Return what the table settles."""
     rows = summary.set_index("fix")
@@ -198,6 +237,7 @@ def sentences(ds: xr.Dataset, summary: pd.DataFrame) -> list[str]:
             f"{name} against {row['against']}: right answers {said(row, 'success, gain', '+.2f')}"
             f"{f' ({verdict})' if verdict else ''}, credit horizon at the start"
             f" {said(row, 'horizon before, gain', '+.1f')} steps, after training"
-            f" {said(row, 'horizon after, gain', '+.1f')}, processor time ×{said(row, 'cost', '.2f')}."
+            f" {said(row, 'horizon after, gain', '+.1f')}, {_where_it_acts(row)}processor time"
+            f" ×{said(row, 'cost', '.2f')}."
         )
     return found

@@ -109,17 +109,26 @@ def collected(seeds: int) -> xr.Dataset:
     rate = np.stack([-1.0 + shared, -0.1 + shared])[:, :, None] * np.array([1.0, 0.5])
     success = np.stack([np.full(seeds, 0.25), np.full(seeds, 1.0)])[:, :, None]
     success[0, 0] = np.nan
+    terms = ["promise", "saturation", "within_step", "step_norms", "between_steps", "direction"]
     ds = xr.Dataset(
         {
             "rate": (("fix", "seed", "stage"), rate),
             "credit_horizon": (("fix", "seed", "stage"), 20.0 + 10 * rate),
+            "budget": (("fix", "seed", "stage", "term"), rate[..., None] * np.array([np.nan] * 3 + [0.7, 0.2, 0.1])),
             "log_gradient": (("fix", "seed", "stage", "lag"), rate[..., None] * np.arange(11)),
             "test_success": (("fix", "seed", "epoch"), success),
             "epoch_seconds": (("fix", "seed"), np.exp(np.stack([shared, shared + np.log(2.0)]))),
             "parameters": (("fix", "seed"), np.full((2, seeds), 100.0)),
             "units": (("fix", "seed"), np.full((2, seeds), 8.0)),
         },
-        {"fix": fixes, "stage": ["initial", "trained"], "lag": np.arange(11), "seed": np.arange(seeds), "epoch": [1]},
+        {
+            "fix": fixes,
+            "stage": ["initial", "trained"],
+            "term": terms,
+            "lag": np.arange(11),
+            "seed": np.arange(seeds),
+            "epoch": [1],
+        },
     )
     return ds.assign_attrs(data="temporal_order", length=10, success=0.99, baseline=0.25, failed=[])
 
@@ -148,7 +157,32 @@ def test_sentences_say_what_the_numbers_say(module) -> None:
     assert first.endswith("by every network of: tanh, orthogonal; by none of: tanh, naive.")
     assert "tanh, orthogonal against tanh, naive: right answers +0.78" in second
     assert "(more)" in second
+    assert "in the budget at the start most step norms +0.630 [+0.630, +0.630]" in second
     assert "processor time ×2.00 [2.00, 2.00]" in second
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
+def test_the_budget_adds_up_to_what_is_measured(cell: str, module) -> None:
+    report = module("fixes_compared_report")
+    described = {
+        "data": "temporal_order",
+        "length": 12,
+        "samples": 40,
+        "units": 4,
+        "epochs": 1,
+        "probes": 3,
+        "held_out": 2,
+    }
+    ds = gl.run(gl.Experiment(cell, **described, measured=["analysis"]))
+    terms = report.budget(ds)
+    assert terms.shape == (2, 6)
+    # means over probes of six terms of at most 12·5 nats, over a lag of 12
+    measured = ds["budget_measured"][:, :, 0].mean(axis=1) / 12
+    np.testing.assert_allclose(terms[:, 3:].sum(axis=1), measured, rtol=0, atol=1e-12)
+    if cell == "tanh":
+        np.testing.assert_allclose(terms[:, :3].sum(axis=1), terms[:, 3], rtol=0, atol=1e-12)
+    else:
+        assert np.isnan(terms[:, :3]).all()
 
 
 def test_few_networks_have_no_intervals(module, tmp_path: Path) -> None:
