@@ -13,6 +13,7 @@ import xarray as xr
 from fixes_compared_networks import FIXES
 from scipy import stats
 
+from gradlab.experiment import DATA, SAMPLES
 from gradlab.statistics import cluster_bootstrap, paired_bootstrap
 
 Array = np.ndarray
@@ -73,7 +74,9 @@ def collect(runs: Mapping[tuple[str, int], xr.Dataset]) -> xr.Dataset:
         },
     )
     described = json.loads(first.attrs["experiment"])
-    ds.attrs |= {name: described[name] for name in ("data", "length", "samples", "batch_size", "learning_rate")}
+    ds.attrs |= {name: described[name] for name in ("data", "batch_size", "learning_rate")}
+    ds.attrs |= {"length": described["length"] or DATA[described["data"]]}  # None stands for the usual one
+    ds.attrs |= {"samples": described["samples"] or SAMPLES[described["data"]]}
     ds.attrs |= {"success": first.attrs["success"], "baseline": first.attrs["baseline"]}
     experiments: dict[str, Any] = {}
     for (fix, _), one in runs.items():

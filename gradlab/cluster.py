@@ -134,7 +134,8 @@ def outcomes_of(client: Any, todo: list[Experiment], store: Store, job: Job) -> 
 def work(job: Job, experiment: Experiment) -> Outcome:
     """Make one run in a worker, which is replaced by a fresh one if it has grown too much."""
     outcome = perform(job, experiment)
-    if outcome.status != DONE:  # the worker that is given it next would have to do it again
+    # one that was not made here says nothing of memory; one that failed, the next worker would have to do again
+    if outcome.status != DONE or not outcome.seconds:
         return outcome
     worker = _distributed().get_worker()
     memory = int(worker.monitor.proc.memory_info().rss)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from gradlab.clipping import norm
 from gradlab.gradients import state_gradients
 from gradlab.jacobian import step_jacobians
 from gradlab.probe import LayerGradients
@@ -76,20 +77,21 @@ def credit_by_lag(
     traj, direct = gradient_parts(cell, inputs, loss, initial_state, mask)
     pieces = Contributions(traj, direct, weight)
     G, T = pieces.total, pieces.length
-    size = float(np.linalg.norm(G))
+    size = norm(G)  # no square of it under- or overflows
+    along = G / size if size > 0.0 else G
     found = {name: np.full(T, np.nan) for name in ("credit_cosine", "truncation_cosine")}
     log_norm, share, bias = np.empty(T), np.full(T, np.nan), np.full(T, np.nan)
     C = np.zeros_like(G)
     for k, piece in pieces:
         C = C + piece
-        own, kept = float(np.linalg.norm(piece)), float(np.linalg.norm(C))
+        own, kept = norm(piece), norm(C)
         with np.errstate(divide="ignore"):
             log_norm[k] = np.log(own)
         if size > 0.0:
-            share[k] = float(piece @ G) / size**2
-            bias[k] = float(np.linalg.norm(C - G)) / size
-            found["credit_cosine"][k] = float(piece @ G) / (own * size) if own > 0.0 else np.nan
-            found["truncation_cosine"][k] = float(C @ G) / (kept * size) if kept > 0.0 else np.nan
+            share[k] = float(piece / size @ along)
+            bias[k] = norm((C - G) / size)
+            found["credit_cosine"][k] = float(piece / own @ along) if own > 0.0 else np.nan
+            found["truncation_cosine"][k] = float(C / kept @ along) if kept > 0.0 else np.nan
     found |= {"credit_log_norm": log_norm, "credit_share": share, "truncation_bias": bias}
     found["credit_cumulative"] = np.cumsum(share)
     with np.errstate(divide="ignore"):

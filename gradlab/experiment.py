@@ -28,6 +28,7 @@ _DRAWN = (
 DATA: dict[str, int | None] = dict.fromkeys(_REAL) | dict.fromkeys(_DRAWN, 100)  # the length where it can be chosen
 _LEAST_LENGTH = dict.fromkeys(("addition", "multiplication", "temporal_order", "temporal_order_3bit"), 10)
 _LEAST_LENGTH |= {"latching": 3}  # others 2
+SAMPLES = dict.fromkeys(_DRAWN, 2000) | {"noise": 64}  # of a task that is drawn, if not said
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 MEASURES = ("analysis", "decay", "held_out", "credit", "slopes", "tracking")
 CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
@@ -136,6 +137,7 @@ class Experiment:
         for name in ("length", "samples"):
             if getattr(self, name) is not None:
                 self._set(name, positive_integer(name, getattr(self, name)))
+        self._leave_out_defaults()
         for name in ("seed", "epochs"):
             self._set(name, _count(name, getattr(self, name)))
         if self.seed >= 2**32:
@@ -158,11 +160,19 @@ class Experiment:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def _leave_out_defaults(self) -> None:
+        """Bring what says the same as None to None: the same run has one name."""
+        usual = {"length": DATA[self.data], "samples": SAMPLES.get(self.data)}
+        for name, value in usual.items():
+            if DATA[self.data] is not None and getattr(self, name) == value:
+                self._set(name, None)
+
     def _check_forget_bias(self) -> None:
         if self.forget_bias is None or self.forget_bias == "chrono":
             pass
         elif _is_number(self.forget_bias) and math.isfinite(float(self.forget_bias)):
-            self._set("forget_bias", float(self.forget_bias))
+            usual = {"lstm": 1.0, "gru": 0.0}.get(self.cell)  # what Keras has goes by the name of None
+            self._set("forget_bias", None if self.forget_bias == usual else float(self.forget_bias))
         else:
             raise ValueError(f'forget_bias must be a finite number, "chrono" or None, got {self.forget_bias!r}')
 

@@ -74,7 +74,9 @@ class Flossing:
     """Gradient flossing: pull the largest Lyapunov exponents towards zero.
 
     L = (1/k) Σ_i (λ_i − λ*)², λ_i = (1/T) Σ_t ln|R_ii(t)|, J_t Q_{t−1} = Q_t R_t, mean over the batch, i = 1 … k. The
-    derivative goes through the QR decompositions and through the states on which the J_t hang.
+    derivative goes through the QR decompositions and through the states on which the J_t hang. A step that takes one of
+    the k directions to zero (units of a ReLU that are off) has no logarithm and no slope: it is left out of that
+    sequence's sums, as if a mask did it, and T counts the others.
 
     Args:
         weight: what the penalty is multiplied by in the loss.
@@ -128,7 +130,7 @@ class Flossing:
         def repeated(values: tf.Tensor) -> tf.Tensor:  # [B, ·] → [B·k, ·]: one copy for each column
             return tf.repeat(values, k, axis=0)
 
-        def body(t: tf.Tensor, Q: tf.Tensor, sums: tf.Tensor) -> tuple[Any, ...]:
+        def body(t: tf.Tensor, Q: tf.Tensor, sums: tf.Tensor, count: tf.Tensor) -> tuple[Any, ...]:
             before, x = repeated(hs.read(t)), repeated(xs.read(t))
             columns = tf.reshape(tf.transpose(Q, (0, 2, 1)), (-1, n))
             with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -140,20 +142,29 @@ class Flossing:
                 pulled = inner.gradient(after, before, output_gradients=u)  # Jᵀu, linear in u
             pushed = outer.gradient(pulled, u, output_gradients=columns)  # so that this is J·column
             C = tf.transpose(tf.reshape(pushed, (-1, k, n)), (0, 2, 1))
-            new, R = tf.linalg.qr(C)
-            growth = tf.math.log(tf.maximum(tf.abs(tf.linalg.diag_part(R)), _TINY))
-            taken = flags.read(t)
-            Q = tf.ensure_shape(tf.where(taken[:, None, None], new, Q), (None, n, k))
-            return t + 1, Q, sums + tf.where(taken[:, None], growth, tf.zeros_like(growth))
+            taken = (flags.read(t) & _full_rank(C))[:, None]
+            # the slope of QR divides by R: what is not taken must not enter it, or its NaN comes back times zero
+            new, R = tf.linalg.qr(tf.where(taken[:, :, None], C, tf.stop_gradient(Q)))
+            growth = tf.math.log(tf.abs(tf.linalg.diag_part(R)))
+            Q = tf.ensure_shape(tf.where(taken[:, :, None], new, Q), (None, n, k))
+            sums = sums + tf.where(taken, growth, tf.zeros_like(growth))
+            return t + 1, Q, sums, count + tf.cast(taken, tf.float64)
 
-        sums = tf.zeros_like(Q[:, 0, :])
-        _, _, sums = tf.while_loop(lambda t, *_: t < T, body, (0, tf.ensure_shape(Q, (None, n, k)), sums))
-        taken = tf.maximum(tf.reduce_sum(tf.cast(mask, tf.float64), axis=0), 1.0)
-        return sums / taken[:, None]
+        start = (0, tf.ensure_shape(Q, (None, n, k)), tf.zeros_like(Q[:, 0, :]), tf.zeros_like(Q[:, 0, :1]))
+        _, _, sums, count = tf.while_loop(lambda t, *_: t < T, body, start)
+        return sums / tf.maximum(count, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Return what is needed to make it again."""
         return {name: getattr(self, name) for name in ("weight", "k", "target", "sequences", "seed")}
+
+
+def _full_rank(C: tf.Tensor) -> tf.Tensor:
+    """Return which of [B, n, k] have k independent columns, to rounding [B]."""
+    C = tf.stop_gradient(C)
+    pivots = tf.abs(tf.linalg.diag_part(tf.linalg.qr(C)[1]))
+    allowance = C.shape[1] * np.finfo(np.float64).eps * tf.norm(C, axis=1)
+    return tf.reduce_all(pivots > tf.maximum(allowance, _TINY), axis=1)
 
 
 class RegularizedModel(keras.Model):

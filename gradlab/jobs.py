@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import os
-import re
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from gradlab.store import Store, StoreError
 
 Run = Callable[[Experiment], xr.Dataset]
 DONE, KEPT, FAILED = "done", "kept", "failed"
+_PLAIN = (bool, int, float, complex, str, bytes)
 GROWTH = 2**30  # bytes by which a worker may grow: TensorFlow keeps what it traced, some 14 MiB for an architecture
 
 
@@ -60,9 +62,12 @@ class Outcome:
 def name_of(run: Run | None) -> str:
     """Return the name under which a store knows the function that makes its results.
 
+    It holds the module, the function, the arguments of a partial, and what numbers and strings a function that was made
+    within another one uses of that.
+
     Raises:
-        ValueError: nothing tells the function from others: a lambda, or a partial with arguments that do not say what
-            they are.
+        ValueError: nothing tells the function from others: a lambda, an object or its method, or a partial with
+            arguments that are not numbers, strings and the like.
 
     Example:
         >>> name_of(None), name_of(os.path.basename), name_of(functools.partial(os.path.basename, "a"))
@@ -70,22 +75,51 @@ def name_of(run: Run | None) -> str:
     """
     if run is None:
         return "gradlab.run"
+    wrong = ""
     if isinstance(run, functools.partial):
+        if not all(map(_is_plain, (*run.args, *run.keywords.values()))):
+            wrong = "arguments that are not plain values"
         name = f"{name_of(run.func)}(*{run.args!r}, **{run.keywords!r})"
     else:
-        named = run if hasattr(run, "__qualname__") else type(run)
-        name = f"{_module_of(named)}.{named.__qualname__}"
-    if "<lambda>" in name or re.search(r" at 0x[0-9a-fA-F]+>", name):
+        name = f"{_module_of(run)}.{getattr(run, '__qualname__', type(run).__qualname__)}"
+        if not inspect.isroutine(run):
+            wrong = "an object whose state the name leaves out"
+        elif inspect.ismethod(run):
+            wrong = "a method of an object whose state the name leaves out"
+        elif "<lambda>" in name:
+            wrong = "a function without a name"
+        name += _surroundings(run)
+    if wrong:
         raise ValueError(
-            f"run must have a name by which the store tells its results from those of another function, got {name};"
-            " use a function made with def"
+            f"run must have a name by which the store tells its results from those of another function, got {name},"
+            f" {wrong}; use a function made with def, or functools.partial of one with numbers and strings"
         )
     return "gradlab.run" if name == "gradlab.runs.run" else name
 
 
+def _surroundings(run: Any) -> str:
+    """Return the numbers and strings that a function uses of the one in which it was made, as text."""
+    cells = zip(run.__code__.co_freevars, run.__closure__, strict=True) if getattr(run, "__closure__", None) else ()
+    found = {}
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # not yet set
+            if type(cell.cell_contents) in _PLAIN:  # not lists, to which a function may add
+                found[name] = cell.cell_contents
+    return f"[{', '.join(f'{name}={value!r}' for name, value in found.items())}]" if found else ""
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether the text of a value says all that there is to it."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in _PLAIN
+
+
 def _module_of(named: Any) -> str:
     """Return the name of a module; that of a script as if it were imported."""
-    name = str(named.__module__)
+    name = str(getattr(named, "__module__", type(named).__module__))
     if name == "__main__":
         script = sys.modules[name]
         spec, file = getattr(script, "__spec__", None), getattr(script, "__file__", None)

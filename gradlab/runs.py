@@ -23,7 +23,7 @@ from gradlab.networks import Network, network
 from gradlab.stamps import stamped
 from gradlab.step import as_step
 from gradlab.tracking_dataset import with_tracked
-from gradlab.training import Training, load_task, loss_of_states, one_at_a_time, train
+from gradlab.training import Training, fix_threads, load_task, loss_of_states, one_at_a_time, train
 from gradlab.trajectory import LeftFiniteNumbers, rollout
 from gradlab.validation import Array
 from gradlab.variables import labelled
@@ -56,7 +56,8 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         less. The first epoch includes tracing, if no run of the same architecture came before in this process.
 
     Raises:
-        ValueError: no stage could be analysed, or there are fewer test sequences than `probes` and `held_out`.
+        ValueError: no stage could be analysed and nothing was trained, or there are fewer test sequences than `probes`
+            and `held_out`.
 
     Example:
         >>> ds = run(Experiment("tanh", gain=0.9, data="noise", units=4, epochs=0, probes=2))
@@ -64,6 +65,7 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         (1, 'ok')
     """
     experiment = Experiment.from_dict(experiment) if isinstance(experiment, Mapping) else experiment
+    fix_threads()
     with one_at_a_time, one_blas_thread():  # in a sweep and by itself alike: the order of sums is part of the numbers
         return _run(experiment)
 
@@ -71,7 +73,9 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
 def _run(experiment: Experiment) -> xr.Dataset:
     started = time.perf_counter()
     task = load_task(experiment)
-    if experiment.probes + experiment.held_out > len(task.test_inputs):
+    needed = experiment.probes if experiment.measured else 0
+    needed += experiment.held_out if "held_out" in experiment.measured else 0
+    if needed > len(task.test_inputs):
         raise ValueError(
             f"probes and held_out must be at most the {len(task.test_inputs)} test sequences of {experiment.data}"
             f" together, got {experiment.probes} and {experiment.held_out}"
@@ -92,6 +96,8 @@ def _run(experiment: Experiment) -> xr.Dataset:
                 measure(experiment.epochs)
     for name in stages.values():
         found.setdefault(name, "training had stopped, its loss was NaN or infinite")
+    if stages and not training.curves and all(isinstance(one, str) for one in found.values()):
+        raise ValueError(f"the network could not be analysed at any stage: {found}")
     ds = _stacked({name: found[name] for name in stages.values()})
     for name, values in training.curves.items():
         ds[name] = ("epoch", values)
@@ -212,18 +218,18 @@ def _attempt(made: Network, experiment: Experiment, task: tasks.Task) -> xr.Data
 
 
 def _stacked(found: dict[str, xr.Dataset | str]) -> xr.Dataset:
-    """Return the stages side by side; one that could not be analysed is NaN throughout."""
-    if not found:
-        return xr.Dataset()
+    """Return the stages side by side; one that could not be analysed is NaN throughout.
+
+    Where none could be, there is nothing to be NaN, and the attributes alone say why.
+    """
+    statuses = {f"status_{name}": "ok" if isinstance(one, xr.Dataset) else one for name, one in found.items()}
     whole = [one for one in found.values() if isinstance(one, xr.Dataset)]
     if not whole:
-        raise ValueError(f"the network could not be analysed at any stage: {found}")
+        return xr.Dataset(attrs=statuses)
     blank = whole[0].map(lambda values: xr.full_like(values, np.nan, dtype=np.float64))
     stages = [one if isinstance(one, xr.Dataset) else blank for one in found.values()]
     ds = xr.concat(
         stages, xr.Variable("stage", list(found)), combine_attrs="override", coords="minimal", compat="override"
     )
-    ds.attrs = dict(whole[0].attrs)
-    for name, one in found.items():
-        ds.attrs[f"status_{name}"] = "ok" if isinstance(one, xr.Dataset) else one
+    ds.attrs = dict(whole[0].attrs) | statuses
     return ds

@@ -21,7 +21,7 @@ from gradlab.results import ForeignFile, as_bytes, content_hash, opened, read
 RESULT, FAILURE, TOKEN = ".nc", ".failed.json", ".sweep-"
 # what killed writers leave: tokens, and the temporary files of tokens, results and failures
 _LEFT = re.compile(
-    r"\.sweep-[0-9a-f]{16}|\.(\.sweep-[0-9a-f]{16}|[a-z]+-[a-z]+-[0-9a-f]{16}\.(nc|failed\.json))\.[0-9a-f]{8}\.tmp"
+    r"\.sweep-[0-9a-f]{16}|\.(\.sweep-[0-9a-f]{16}|[a-z]+-[a-z0-9_]+-[0-9a-f]{16}\.(nc|failed\.json))\.[0-9a-f]{8}\.tmp"
 )
 REUSE = ("any", "same-code", "none")
 
@@ -95,6 +95,8 @@ class Store:
             if name.endswith(FAILURE) and not name.startswith("."):
                 try:
                     record = dict(json.loads(self.folder.text(name)))
+                except FileNotFoundError:  # made well since the names were read
+                    continue
                 except (ValueError, OSError) as error:
                     record = {"experiment": {}, "error": f"{name} cannot be read: {error}", "traceback": ""}
                 if key + RESULT not in names or not self._has_newer(key, record):
@@ -174,13 +176,13 @@ class Store:
             return f"{where} is not usable and is made again: {error}"
         if then.get("experiment_hash") != experiment.hash:
             raise ForeignFile(f"{where} holds another run than its name says; move it away, or use another store")
-        if reuse == "none":
-            return ""
         if then.get("made_by", made_by) != made_by:
             raise ForeignFile(
                 f"{where} was made by {then['made_by']}, not by {made_by}; a store holds the results of one function:"
                 " use another store"
             )
+        if reuse == "none":
+            return ""
         why = other_code(then, provenance()) if reuse == "same-code" else None
         return why and f"{where} was made {why} and is made again"
 

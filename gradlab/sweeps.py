@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Mapping
@@ -113,10 +114,10 @@ def sweep(
     done = 0
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit="run", dynamic_ncols=True, disable=not progress)
     store.begin(job.token)
-    renewed = time.monotonic()
+    made = _outcomes(todo, store, job, scheduler, workers)
     try:
-        with bar, contextlib.closing(_outcomes(todo, store, job, scheduler, workers)) as outcomes:
-            for outcome in outcomes:
+        with bar, _renewed(store, job.token), contextlib.closing(made):
+            for outcome in made:
                 done += outcome.status == DONE
                 kept += outcome.status == KEPT
                 if outcome.status == FAILED:
@@ -124,12 +125,27 @@ def sweep(
                     tqdm.write(f"{outcome.experiment.key} failed: {outcome.error}", file=sys.stderr)
                 bar.set_postfix(done=done + kept, failed=len(failed), left=bar.total - bar.n - 1, refresh=False)
                 bar.update()
-                if time.monotonic() - renewed > RENEWAL:
-                    store.renew(job.token)
-                    renewed = time.monotonic()
     finally:
         store.end(job.token)
     return Sweep(store, wanted, done, kept, failed, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _renewed(store: Store, token: str) -> Generator[None]:
+    """Keep the sign that a sweep is at work young, however long it waits for a worker or a run."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEWAL):
+            store.renew(token)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _plan(

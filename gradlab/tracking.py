@@ -216,7 +216,8 @@ class GradientTracker(keras.callbacks.Callback):
                 name: main_recurrent_matrix(one.trajectory.step)[0] for name, one in found.layers.items()
             } or self._blocks
         if not found.finite:
-            self._report(found.not_finite, epoch, step)
+            # epochs are counted when they are done: what is seen then happened in the last of them
+            self._report(found.not_finite, max(0.0, math.ceil(epoch) - 1.0), step)
         before, after = self._weight_norms(found)
         look = Look(float(epoch), step, found.loss, measures, before, after, time.perf_counter() - started)
         self._looks.append(look)
@@ -287,7 +288,7 @@ class GradientTracker(keras.callbacks.Callback):
             self._report(f"the training loss is {loss}", self._done, step)
 
     def _report(self, reason: str, epoch: float, step: int | None = None) -> None:
-        """Keep, and say once, that training left the finite numbers."""
+        """Keep, and say once, that training left the finite numbers, after how many whole epochs."""
         if self._diverged:
             return
         step = self._steps if step is None else step

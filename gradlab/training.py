@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ import tensorflow as tf
 
 from gradlab import tasks
 from gradlab.blas import one_blas_thread
-from gradlab.experiment import DATA, Experiment
+from gradlab.experiment import DATA, SAMPLES, Experiment
 from gradlab.networks import answers_each_step, copy_of, network
 from gradlab.tracking import GradientTracker
 from gradlab.validation import Array
@@ -52,6 +55,28 @@ class TrainedNetwork:
         return loss_of_states(self.readout, self.experiment, self.task, targets)
 
 
+@functools.cache
+def fix_threads() -> None:
+    """Give each operation of TensorFlow one thread, as a sweep's workers have, so that sums are taken in one order.
+
+    That can be done before TensorFlow has started; afterwards a warning says so. Whoever has set TF_NUM_INTRAOP_THREADS
+    has chosen, and nothing is done.
+    """
+    if "TF_NUM_INTRAOP_THREADS" in os.environ:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError:  # it has started
+        if tf.config.threading.get_intra_op_parallelism_threads() != 1 and (os.cpu_count() or 1) > 1:
+            warnings.warn(
+                "TensorFlow was used before this run and sums in several threads, in another order than a sweep's"
+                " workers do: numbers may differ from theirs by rounding. For the same bits everywhere set"
+                " TF_NUM_INTRAOP_THREADS=1, or make the run first",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
 def trained(experiment: Experiment | Mapping[str, Any]) -> TrainedNetwork:
     """Train the network of a description exactly as `run` does, and return it, to measure what `run` does not.
 
@@ -73,6 +98,7 @@ def trained(experiment: Experiment | Mapping[str, Any]) -> TrainedNetwork:
         (3, 13)
     """
     experiment = Experiment.from_dict(experiment)
+    fix_threads()
     with one_at_a_time, one_blas_thread():
         task = load_task(experiment)
         made = network(experiment, task)
@@ -90,9 +116,9 @@ def load_task(experiment: Experiment) -> tasks.Task:
         return tasks.digits("pixels" if data == "digits" else "rows", seed=seed)
     if data == "noise":
         tested = experiment.probes + experiment.held_out
-        return tasks.noise(length, experiment.samples or 64, 4, seed=seed, test_samples=tested)
+        return tasks.noise(length, experiment.samples or SAMPLES[data], 4, seed=seed, test_samples=tested)
     make = getattr(tasks, data)
-    made: tasks.Task = make(length, experiment.samples or 2000, seed=seed) if length else make()
+    made: tasks.Task = make(length, experiment.samples or SAMPLES[data], seed=seed) if length else make()
     return made
 
 

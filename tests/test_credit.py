@@ -86,6 +86,26 @@ def test_truncation_is_explicit_truncation(kind, loss, masked):
     assert int(ds.credit_horizon) == (short[-1] + 1 if len(short) else 0)
 
 
+@pytest.mark.parametrize(("gain", "steps"), [(0.5, 600), (3.0, 400)])
+def test_small_and_large_contributions_are_neither_lost_nor_infinite(gain, steps):
+    """One linear unit, a loss at T alone: G_k = g^k h_{T−k−1}, far beyond the range of a square in float64."""
+    cell = gl.VanillaRNNCell(
+        1, "linear", recurrent_initializer="identity", recurrent_gain=gain, kernel_initializer="ones"
+    )
+    ds = gl.credit_by_lag(cell, np.ones((1, steps, 1)), lambda states: states[:, -1, 0])
+    k = np.arange(steps - 1)
+    before = (gain ** (steps - 1.0 - k) - 1.0) / (gain - 1.0)  # h_t = (g^t − 1)/(g − 1)
+    expected = k * np.log(gain) + np.log(before)
+    # t sums and k products, each rounded once
+    np.testing.assert_allclose(ds.credit_log_norm[:-1], expected, rtol=0, atol=2 * steps * 2.0**-53 + 1e-13 * 4)
+    total = np.log(np.sum(np.exp(expected - expected.max()))) + expected.max()
+    assert float(ds.log_weight_gradient) == pytest.approx(total, rel=0, abs=1e-12)
+    shares = np.exp(expected - total)
+    np.testing.assert_allclose(ds.credit_share[:-1], shares, rtol=1e-11, atol=1e-300)
+    assert np.isfinite(ds.credit_horizon)
+    np.testing.assert_allclose(ds.truncation_bias[:50], 1.0 - np.cumsum(shares)[:50], rtol=0, atol=1e-12)
+
+
 def test_a_layer_in_a_model_gives_the_same_as_its_cell():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((T, D), dtype="float64"), L.GRU(N, name="gru", dtype="float64")])

@@ -16,6 +16,7 @@ import xarray as xr
 import gradlab as gl
 from gradlab import networks, training
 from gradlab import runs as module
+from gradlab.tracking_dataset import tracked
 from gradlab.trajectory import LeftFiniteNumbers
 
 
@@ -367,6 +368,42 @@ def test_no_stage_after_the_loss_left_the_numbers() -> None:
     for stage in ("epoch 1", "trained"):
         assert ds.attrs[f"status_{stage}"] == "training had stopped, its loss was NaN or infinite"
         assert np.isnan(ds["decay_rate"].sel(stage=stage)).all()
+
+
+def test_what_was_seen_before_it_exploded_is_kept() -> None:
+    small = {"data": "adding", "length": 40, "samples": 200, "units": 4, "probes": 2, "held_out": 1}
+    measured = {"measured": ["decay", "tracking"], "measured_at": [3]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the tracker's, and what overflows on the way
+        ds = gl.run(gl.Experiment("relu", gain=60.0, epochs=3, **measured, **small, clip_norm=None))
+    assert ds.attrs["status_trained"] == "training had stopped, its loss was NaN or infinite"
+    assert "decay_rate" not in ds
+    assert not np.isfinite(ds["training_loss"]).any()
+    assert len(tracked(ds).epoch) >= 1
+
+
+def test_sequences_are_asked_for_where_they_are_measured() -> None:
+    small = {"data": "adding", "length": 5, "samples": 20, "units": 3, "epochs": 1}  # 4 test sequences
+    assert gl.run(gl.Experiment("tanh", **small, probes=4, measured=["decay"])).sizes["batch"] == 4
+    assert "test_loss" in gl.run(gl.Experiment("tanh", **small, measured=[]))
+    with pytest.raises(ValueError, match="at most the 4 test sequences of adding together, got 4 and 1"):
+        gl.run(gl.Experiment("tanh", **small, probes=4, held_out=1, measured=["held_out"]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "given"),
+    [
+        ("tanh", {"data": "adding", "length": 100}),
+        ("tanh", {"data": "adding", "samples": 2000}),
+        ("gru", {"data": "noise", "epochs": 0, "samples": 64}),
+        ("lstm", {"forget_bias": 1}),
+        ("gru", {"forget_bias": 0.0}),
+    ],
+)
+def test_one_run_has_one_name(cell: str, given: dict) -> None:
+    plain = {name: value for name, value in given.items() if name in ("data", "epochs")}
+    assert gl.Experiment(cell, **given) == gl.Experiment(cell, **plain)
+    assert gl.Experiment(cell, **given).key == gl.Experiment(cell, **plain).key
 
 
 def test_warnings_of_other_kinds_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

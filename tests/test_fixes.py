@@ -139,6 +139,33 @@ def test_flossing_reads_lyapunov_exponents_and_knows_its_slope(cell):
     )
 
 
+def test_flossing_leaves_out_steps_that_take_a_direction_to_zero():
+    """Units of a ReLU that are off at two steps: there is no logarithm, and no NaN in the slope."""
+    x = np.ones((B, T, D))
+    x[0, 1], x[1, 3], x[2, 4] = -50.0, -50.0, -50.0  # all units off at these steps
+    layer = L.SimpleRNN(
+        N, "relu", kernel_initializer=keras.initializers.Constant(0.5), recurrent_initializer="identity",
+        bias_initializer="ones", dtype="float64",
+    )  # fmt: skip
+    plain = keras.Sequential([keras.Input((T, D), dtype="float64"), layer, L.Dense(1, dtype="float64")])
+    model = fixes.RegularizedModel(plain, [fixes.Flossing(k=2, target=0.3)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+
+    @tf.function
+    def penalty_and_slopes():
+        with tf.GradientTape() as tape:
+            value = model.penalty(tf.constant(x), tf.constant(Y))
+        return value, tape.gradient(value, layer.trainable_weights)
+
+    value, (kernel, recurrent, bias) = penalty_and_slopes()
+    # elsewhere J = W = I: every exponent is 0, and that of (1 + ε)I is ε to first order
+    assert float(value) == pytest.approx(0.3**2, abs=1e-15)
+    assert np.trace(recurrent) == pytest.approx(-2 * 0.3, abs=1e-14)
+    assert not np.any(kernel)  # slopes of 0 and 1 have none of their own
+    assert not np.any(bias)
+    assert np.isfinite(model.fit(x, Y, verbose=0).history["loss"]).all()
+
+
 def test_flossing_pulls_the_exponent_to_zero_by_fit():
     keras.utils.set_random_seed(0)
     rnn = L.SimpleRNN(8, recurrent_initializer=fixes.BlockInitializer("gaussian", 0.4, seed=1))

@@ -20,6 +20,7 @@ import sweep_bodies
 import xarray as xr
 
 import gradlab as gl
+from gradlab.experiment import DATA
 from gradlab.results import ForeignFile, content_hash
 from gradlab.stamps import stamped
 from gradlab.store import other_code
@@ -189,17 +190,21 @@ def test_what_a_remote_store_raises_is_no_failure_of_the_run(tmp_path: Path, mon
 
 def test_a_sweep_shows_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its token is made young again; what others have left in the folder is theirs, however old."""
-    monkeypatch.setattr("gradlab.sweeps.RENEWAL", -1.0)
+    monkeypatch.setattr("gradlab.sweeps.RENEWAL", 0.01)
     ages: list[float] = []
 
     def aging(experiment: gl.Experiment) -> xr.Dataset:
         (token,) = (path for path in tmp_path.glob(".sweep-*") if path.name not in theirs)
-        ages.append(time.time() - token.stat().st_mtime)
         os.utime(token, (0, 0))
+        deadline = time.monotonic() + 30.0
+        while token.stat().st_mtime == 0.0 and time.monotonic() < deadline:  # while a single run is at work
+            time.sleep(0.01)
+        ages.append(time.time() - token.stat().st_mtime)
         return sweep_bodies.drawn(experiment)
 
     theirs = [".report.tmp", ".notes.nc.0123abcd.tmp", ".sweep-mine"]
-    ours = [f".{CONFIGS[0].key}.nc.0123abcd.tmp", f".{CONFIGS[0].key}.failed.json.0123abcd.tmp"]
+    ours = [f".{CONFIGS[0].key}.failed.json.0123abcd.tmp"]
+    ours += [f".{gl.Experiment('tanh', data=data, epochs=0).key}.nc.0123abcd.tmp" for data in DATA]
     ours += [".sweep-" + 16 * "0", "..sweep-" + 16 * "0" + ".0123abcd.tmp"]
     for name in theirs + ours:
         (tmp_path / name).touch()

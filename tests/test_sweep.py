@@ -8,8 +8,10 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sweep_bodies
 import xarray as xr
@@ -111,6 +113,21 @@ def test_a_store_holds_the_results_of_one_function(tmp_path: Path) -> None:
     assert "was made by sweep_bodies.drawn, not by sweep_bodies.slowly" in done.failed[CONFIGS[0]]
 
 
+def scaled_by(scale: float) -> Callable[[gl.Experiment], xr.Dataset]:
+    def run(experiment: gl.Experiment) -> xr.Dataset:
+        return sweep_bodies.drawn(experiment) * scale
+
+    return run
+
+
+class Scaled:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, experiment: gl.Experiment) -> xr.Dataset:
+        return sweep_bodies.drawn(experiment) * self.scale
+
+
 def test_functions_are_told_apart_by_their_names() -> None:
     scaled = functools.partial(sweep_bodies.drawn, scale=2.0)
     names = [name_of(run) for run in (None, sweep_bodies.drawn, scaled, functools.partial(scaled, scale=3.0))]
@@ -118,7 +135,11 @@ def test_functions_are_told_apart_by_their_names() -> None:
     assert names[1] == "sweep_bodies.drawn"
     assert names[2] == "sweep_bodies.drawn(*(), **{'scale': 2.0})"
     assert len(set(names)) == 4
-    for run in (lambda experiment: experiment, functools.partial(lambda e: e), functools.partial(print, object())):
+    assert name_of(scaled_by(2.0)) != name_of(scaled_by(3.0))
+    assert "scaled_by.<locals>.run[scale=2.0]" in name_of(scaled_by(2.0))
+    nameless = [lambda experiment: experiment, functools.partial(lambda e: e), functools.partial(print, object())]
+    nameless += [Scaled(2.0), Scaled(2.0).__call__, functools.partial(print, np.arange(3))]
+    for run in nameless:
         with pytest.raises(ValueError, match=r"run must have a name .*; use a function made with def"):
             gl.sweep(CONFIGS, "memory://unnamed", run=run, progress=False)
     assert gl.Store("memory://unnamed").finished() == []
@@ -136,6 +157,17 @@ def test_a_result_that_grew_out_of_another_is_stamped_anew(tmp_path: Path) -> No
     assert ds.attrs["commit"] == "then"
     assert ds.attrs["wall_seconds"] < 99.0
     assert gl.sweep(CONFIGS[:1], tmp_path, run=extended, progress=False).kept == 1
+
+
+@pytest.mark.parametrize("reuse", ["any", "same-code", "none"])
+def test_the_results_of_another_function_are_safe(tmp_path: Path, reuse: str) -> None:
+    gl.sweep(CONFIGS[:2], tmp_path, run=sweep_bodies.drawn, progress=False)
+    before = hashes(gl.Store(tmp_path))
+    other = functools.partial(sweep_bodies.drawn, scale=2.0)
+    swept = gl.sweep(CONFIGS[:2], tmp_path, run=other, reuse=reuse, progress=False)
+    assert len(swept.failed) == 2
+    assert all("holds the results of one function: use another store" in why for why in swept.failed.values())
+    assert hashes(gl.Store(tmp_path)) == before
 
 
 def test_a_worker_finds_what_its_predecessor_made(tmp_path: Path) -> None:

@@ -155,6 +155,18 @@ def test_divergence_is_reported_with_its_step():
     assert np.isnan(ds.log_gradient_norm.isel(epoch=-1)).all()
 
 
+@pytest.mark.parametrize(("done", "said"), [(1.0, 1), (2.0, 2), (0.5, 1), (1.5, 2)])
+def test_what_a_look_finds_happened_in_the_epoch_before_it(done, said):
+    model = network(keras.optimizers.SGD(1e-3))
+    tracker = gl.GradientTracker(*PROBE)
+    tracker.set_model(model)
+    tracker.record(0)
+    model.layers[-1].set_weights([np.full_like(one, np.inf) for one in model.layers[-1].get_weights()])
+    with pytest.warns(RuntimeWarning, match=f"left the finite numbers in epoch {said}, at step 7"):
+        tracker.record(done, step=7)
+    assert tracker.dataset().attrs["diverged_epoch"] == said - 1
+
+
 def test_tensorboard_shows_the_headlines(fresh, tmp_path):
     pytest.importorskip("tensorboard")
     fit(fresh, [gl.GradientTracker(*PROBE), keras.callbacks.TensorBoard(tmp_path, write_graph=False)], epochs=1)

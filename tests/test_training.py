@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -53,3 +57,31 @@ def test_a_later_training_leaves_it_alone() -> None:
 def test_a_wrong_description_is_named() -> None:
     with pytest.raises(ValueError, match="unknown key 'epoch'"):
         gl.trained({"cell": "tanh", "epoch": 3})
+
+
+HASH = """
+import warnings
+import tensorflow as tf
+import gradlab as gl
+{before}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", UserWarning)
+    large = {"data": "copy", "length": 10, "units": 128, "batch_size": 500, "samples": 1000, "epochs": 2}
+    ds = gl.run(gl.Experiment("tanh", **large, measured=["decay"]))  # small sums are taken by one thread in any case
+print(ds.attrs["content_hash"], any("set TF_NUM_INTRAOP_THREADS=1" in str(one.message) for one in caught))
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="TensorFlow has one thread anyway")
+def test_a_run_in_this_process_has_the_numbers_of_a_worker() -> None:
+    """A worker has one thread; TensorFlow by itself one for each processor, and with them another order of sums."""
+
+    def said(before: str, **environment: str) -> list[str]:
+        rest = {name: value for name, value in os.environ.items() if not name.startswith("TF_NUM_")}
+        command = [sys.executable, "-c", HASH.format(before=before)]
+        done = subprocess.run(command, env=rest | environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    worker, _ = said("", TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+    assert said("") == [worker, "False"]
+    assert said("tf.zeros(())")[1] == "True"  # too late: TensorFlow has started
