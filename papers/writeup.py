@@ -12,13 +12,24 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from gradlab.results import write_text_atomically
+from gradlab.statistics import cluster_bootstrap
 
+# what makes the slack of (γσ₁)ᵏ: how far each bound in the chain is from the next, and the last from the gradient
+SLACK: dict[str, tuple[str, str | None]] = {
+    "slopes below γ": ("(γσ₁)ᵏ", "Π (max φ′ σ₁)"),
+    "within the step": ("Π (max φ′ σ₁)", "Π‖J‖, mean chain"),
+    "between steps": ("Π‖J‖, mean chain", "σ₁(P)"),
+    "direction of the gradient": ("σ₁(P)", None),
+}
 HERE = Path(__file__).resolve().parent
 TEMPLATE, WRITTEN = HERE / "gradlab.md.j2", HERE / "gradlab.md"
 
@@ -71,10 +82,76 @@ def cell(record: dict[str, Any], statement: str, network: str) -> dict[str, Any]
     return found[0]
 
 
+def spread(record: dict[str, Any], statement: str, number: str, start: str) -> str:
+    """Return "least to largest" of a number over the classes of networks whose names start so."""
+    values = [cell(record, statement, name)[number] for name in record["classes"] if name.startswith(start)]
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
+def slack(record: dict[str, Any], term: str, network: str) -> dict[str, float]:
+    """Return a term of the slack of (γσ₁)ᵏ in a class of networks, nats per step, with its interval over networks."""
+    wider, tighter = SLACK[term]
+    values = np.array(cell(record, wider, network)["errors"])
+    if tighter is not None:
+        values = values - np.array(cell(record, tighter, network)["errors"])
+    networks = np.repeat(np.arange(len(values)), [len(row) for row in values])
+    found = cluster_bootstrap(np.ravel(values), networks)
+    return {"mean": float(np.mean(values)), "mean_low": found.low, "mean_high": found.high}
+
+
+def largest_slack(record: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the classes of networks by what makes most of the bound's slack there."""
+    found: dict[str, list[str]] = {}
+    for name in record["classes"]:
+        found.setdefault(max(SLACK, key=lambda term: slack(record, term, name)["mean"]), []).append(name)
+    return found
+
+
+def most_slack(record: dict[str, Any], term: str) -> float:
+    """Return the largest that a term of the slack comes to in any class of networks."""
+    return max(slack(record, term, name)["mean"] for name in record["classes"])
+
+
 def fix(record: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the row of a fix in the record of `fixes_compared.py`."""
     (row,) = [one for one in record["fixes"] if one["fix"] == name]
     return dict(row)
+
+
+def change(record: dict[str, Any], name: str, number: str) -> float:
+    """Return by how much a number of a fix differs from that of the naive start."""
+    return float(fix(record, name)[number] - fix(record, "tanh, naive")[number])
+
+
+def least_and_most(record: dict[str, Any], number: str, names: list[str]) -> str:
+    """Return "least to most" of what is lost in some fixes: of a number that is negative."""
+    lost = [abs(fix(record, name)[number]) for name in names]
+    return f"{min(lost):.3f} to {max(lost):.3f}"
+
+
+def solving(record: dict[str, Any]) -> list[str]:
+    """Return the settings of which more than half of the networks solve the task."""
+    return [row["fix"] for row in record["fixes"] if row["solved"] > row["seeds"] / 2]
+
+
+def others(record: dict[str, Any], names: list[str]) -> list[str]:
+    """Return the settings that are not among some."""
+    return [row["fix"] for row in record["fixes"] if row["fix"] not in names]
+
+
+def trained_alike(record: dict[str, Any]) -> list[str]:
+    """Return the settings in which training lengthens the steps and worsens the passage between them, by the means."""
+
+    def grown(row: dict[str, Any], name: str) -> float:
+        return float(row[f"{name} after"] - row[f"{name} before"])
+
+    return [row["fix"] for row in record["fixes"] if grown(row, "step_norms") > 0 > grown(row, "between_steps")]
+
+
+def ends(test: dict[str, Any]) -> str:
+    """Return "estimate [low, high]" of a test of `vanishing_gradients.py`."""
+    row = {"value": test["estimate"], "value_low": test["low"], "value_high": test["high"]}
+    return interval(row, "value")
 
 
 def errors(cases: dict[str, Any], method: str) -> dict[str, float]:
@@ -94,7 +171,19 @@ def written() -> str:
         autoescape=False,
     )
     environment.filters |= {"significant": significant}
-    environment.globals |= {"interval": interval, "errors": errors, "cell": cell, "fix": fix}
+    functions: list[Callable[..., Any]] = [
+        interval,
+        errors,
+        cell,
+        spread,
+        slack,
+        largest_slack,
+        most_slack,
+        ends,
+        median,
+    ]
+    functions += [fix, change, least_and_most, solving, others, trained_alike]
+    environment.globals |= {function.__name__: function for function in functions} | {"slack_terms": list(SLACK)}
     template = environment.get_template(TEMPLATE.name)
     return template.render(benchmarks=records(HERE.parent / "benchmarks" / "results"), papers=records(HERE / "results"))
 
