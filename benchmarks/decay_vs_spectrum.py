@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 from decay_vs_spectrum_figures import draw_anatomy, draw_overview
-from decay_vs_spectrum_report import collect, latex, sentences, summarise, table
+from decay_vs_spectrum_report import CELLS, collect, latex, sentences, summarise, table
 
 import gradlab as gl
-from gradlab.experiment import CELLS, DATA
+from gradlab.experiment import DATA
 from gradlab.results import SCHEMA_VERSION, provenance, write_text_atomically
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported by the first run, and talks
 
 DEFAULT_GAINS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
-CHOICES = {"cells": CELLS, "data": tuple(DATA)}
+CHOICES = {"cells": tuple(CELLS), "data": tuple(DATA)}
 
 
 def arguments() -> argparse.Namespace:

@@ -182,7 +182,7 @@ def written() -> str:
         ends,
         median,
     ]
-    functions += [fix, change, least_and_most, solving, others, trained_alike]
+    functions += [median, fix, change, least_and_most, solving, others, trained_alike]
     environment.globals |= {function.__name__: function for function in functions} | {"slack_terms": list(SLACK)}
     template = environment.get_template(TEMPLATE.name)
     return template.render(benchmarks=records(HERE.parent / "benchmarks" / "results"), papers=records(HERE / "results"))
