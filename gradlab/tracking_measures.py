@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from gradlab.gradients import log_norm
 from gradlab.jacobian import step_jacobians
 from gradlab.lyapunov import lyapunov_exponents
 from gradlab.probe import LayerGradients
-from gradlab.products import log_singular_values
+from gradlab.products import swept_log_singular_values
 from gradlab.saturation import saturation
 from gradlab.spectrum import spectral_radius
 from gradlab.step import Step
@@ -65,15 +64,12 @@ def measure(gradients: LayerGradients, lags: Sequence[int], sequences: int) -> L
     traj = gradients.trajectory
     J = step_jacobians(traj)
     W = main_recurrent_matrix(traj.step)[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of modes that rounding leaves nothing of: here they are −∞
-        spectrum = _spectrum(traj, J[:sequences], lags)
     fit = fit_decay(log_norm(gradients.total), lags=traj.lag)
     return LayerMeasures(
         log_gradient_norm=over_the_batch(gradients.total),
         log_direct_gradient_norm=over_the_batch(gradients.direct),
         log_recurrent_gradient_norm=over_the_batch(gradients.recurrent),
-        log_singular_values=spectrum,
+        log_singular_values=_spectrum(traj, J[:sequences], lags),
         lyapunov_exponent=_largest_exponent(traj, J),
         decay_rate=_mean_rate(np.atleast_1d(fit.rate)),
         spectral_radius=float("nan") if W is None else float(spectral_radius(W)),
@@ -113,7 +109,7 @@ def _spectrum(traj: Trajectory, J: Array, lags: Sequence[int]) -> Array:
         reached = [i for i, k in enumerate(lags) if k <= steps.shape[1]]
         if reached:
             times = [steps.shape[1] - lags[i] for i in reached]
-            found[np.ix_(b, reached)] = log_singular_values(steps, times=times)
+            found[np.ix_(b, reached)] = swept_log_singular_values(steps, times)
     ordered = np.sort(found, axis=0)  # NaN last; the lower of two in the middle, since −∞ and a number have no mean
     count = np.sum(~np.isnan(found), axis=0)
     middle = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
