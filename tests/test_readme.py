@@ -58,3 +58,12 @@ def test_the_findings_are_those_of_the_committed_results() -> None:
     for sentence in record["sentences"]:
         assert sentence in text, f"README.md does not hold what the main job printed: {sentence}"
     assert record["provenance"]["dirty"] is False
+
+
+def test_what_is_said_of_the_fixes_is_in_the_record() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "fixes_compared.json").read_text(encoding="utf-8"))["fixes"]
+    lost = {one["fix"]: -one["between_steps before"] for one in rows}
+    solving = {one["fix"] for one in rows if one["solved"] > one["seeds"] / 2}
+    most, least = max(lost[name] for name in solving), min(lost[name] for name in lost.keys() - solving)
+    said = " ".join(README.split())
+    assert f"at most {most:.2f} nats per step in the first, at least {least:.2f} in the others" in said
