@@ -29,7 +29,8 @@ class Opened(NamedTuple):
         states: h_0 … h_T [T+1, B, n].
         mask: [T, B], True where a step is taken.
         epsilon: the zeros added to the states, by which ∂L/∂h_t is had.
-        read: the copy of the states that the rest of the model sees, by which the direct part is had.
+        read: the copy of the states of which the outputs are made, by which the direct part is had.
+        returned: the copy of the last state that the layer returns beside its outputs, which is the rest of that part.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Opened(NamedTuple):
     mask: tf.Tensor
     epsilon: tf.Tensor
     read: tf.Tensor
+    returned: tf.Tensor
 
 
 @contextlib.contextmanager
@@ -138,8 +140,9 @@ def _stepped(layer: Any, step: Step, tape: tf.GradientTape, capture: Callable[[O
         tape.watch(epsilon)
         weights = _weights(layer.cell, step)
         states = _states(step, weights, initial, x, taken, epsilon)
-        read = tf.identity(states)  # what the rest of the model sees; the recurrence itself does not pass through it
-        capture(Opened(layer.name, layer, step, weights, x, states, taken, epsilon, read))
+        # what the rest of the model sees; the recurrence itself does not pass through it
+        read, returned = tf.identity(states), tf.identity(states[-1])
+        capture(Opened(layer.name, layer, step, weights, x, states, taken, epsilon, read, returned))
         output = _outputs(layer, step, x, read)
         # Keras repeats the last output where a step is left out, and gives zeros before the first, or on request
         shown = taken if layer.zero_output_for_mask else tf.cumsum(tf.cast(taken, tf.int32), axis=0) > 0
@@ -148,7 +151,7 @@ def _stepped(layer: Any, step: Step, tape: tf.GradientTape, capture: Callable[[O
         if not layer.return_state:
             return output
         sizes = [int(one.shape[-1]) for one in parts]
-        last = keras.tree.pack_sequence_as(list(layer.state_size), tf.split(read[-1], sizes, axis=-1))
+        last = keras.tree.pack_sequence_as(list(layer.state_size), tf.split(returned, sizes, axis=-1))
         return output, *last
 
     return call

@@ -70,7 +70,7 @@ def gradient_left_out(
     }
     overall, sentences = np.full(len(found), np.nan), []
     for i, (name, one) in enumerate(found.items()):
-        total, direct = (_of_outputs(one, part) for part in (one.total, one.direct))
+        total, direct = (_of_outputs(one, part) for part in (one.total, one.output))
         missing = log_norm(total - direct)
         whole = log_norm(total)
         with np.errstate(invalid="ignore"):  # −∞ − −∞ where there is no gradient

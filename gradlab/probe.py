@@ -36,12 +36,14 @@ class LayerGradients:
         total: ∂L/∂h_t, everything that h_t changes.
         direct: what reaches h_t without passing through h_{t+1}: from the outputs of the layer and the states that it
             returns. Where a mask leaves a step out, h_t is h_{t−1} carried on.
+        output: the part of it that comes from the outputs, without the returned states.
     """
 
     name: str
     trajectory: Trajectory
     total: Array
     direct: Array
+    output: Array
 
     @property
     def recurrent(self) -> Array:
@@ -185,7 +187,7 @@ class Probe:
         if not captured:
             raise ProbeError(f"the model calls none of its recurrent layers {[one.name for one in self.recurrent]}")
         n = len(captured)
-        sources = [one.epsilon for one in captured] + [one.read for one in captured]
+        sources = [getattr(one, name) for name in ("epsilon", "read", "returned") for one in captured]
         found = tape.gradient(value, sources + [one.value for one in variables])
         if all(one is None for one in found[:n]):
             raise ProbeError(
@@ -193,15 +195,17 @@ class Probe:
                 " with TensorFlow or Keras operations"
             )
         kept = []
-        for one, total, direct in zip(captured, found[:n], found[n : 2 * n], strict=True):
-            zeros = tf.zeros_like(one.states)
-            total, direct = (zeros if gradient is None else gradient for gradient in (total, direct))
-            kept.append(
-                {"inputs": one.inputs, "states": one.states, "mask": one.mask, "total": total, "direct": direct}
+        for i, one in enumerate(captured):
+            total, output, last = (
+                tf.zeros_like(source) if gradient is None else gradient
+                for source, gradient in zip(sources[i : 3 * n : n], found[i : 3 * n : n], strict=True)
             )
+            direct = tf.concat([output[:-1], output[-1:] + last[None]], axis=0)
+            parts = {"inputs": one.inputs, "states": one.states, "mask": one.mask}
+            kept.append(parts | {"total": total, "direct": direct, "output": output})
         weights = [
             tf.zeros(one.shape) if g is None else tf.convert_to_tensor(g)
-            for one, g in zip(variables, found[2 * n :], strict=True)
+            for one, g in zip(variables, found[3 * n :], strict=True)
         ]
         self._called = {one.name: one.layer for one in captured}
         self._paths = _numbered([one.path for one in variables])
@@ -342,11 +346,11 @@ def _is_float(variable: Any) -> bool:
 
 def _gradients(name: str, layer: Any, parts: dict[str, Array]) -> LayerGradients:
     """Return what the graph gave of a layer as arrays, batch first."""
-    inputs, states, total, direct = (np.ascontiguousarray(parts[key].swapaxes(0, 1)) for key in _TIME_FIRST)
+    inputs, states, *gradients = (np.ascontiguousarray(parts[key].swapaxes(0, 1)) for key in _TIME_FIRST)
     mask = parts["mask"].T
     step = as_step(layer, input_size=inputs.shape[2])
     trajectory = Trajectory(inputs, states, step, None if mask.all() else np.ascontiguousarray(mask))
-    return LayerGradients(name, trajectory, total, direct)
+    return LayerGradients(name, trajectory, *gradients)
 
 
-_TIME_FIRST = ("inputs", "states", "total", "direct")
+_TIME_FIRST = ("inputs", "states", "total", "direct", "output")

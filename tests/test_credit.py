@@ -181,3 +181,22 @@ def test_nothing_is_said_where_nothing_is_left_out():
         warnings.simplefilter("error", UserWarning)
         ds = gl.gradient_left_out(model, X, np.ones((B, T, N)), loss=keras.losses.MeanSquaredError())
     assert float(ds.left_out_overall[0]) == 0.0
+
+
+def test_an_encoder_whose_outputs_nobody_reads_leaves_out_everything():
+    """Of h and c alone: tape.gradient(loss, output) is None, and the direct part is at the last step."""
+    x = keras.Input((T, D), dtype="float64")
+    _, h, c = L.LSTM(N, return_state=True, name="encoder", dtype="float64")(x)
+    model = keras.Model(x, L.Dense(1, dtype="float64")(L.Concatenate(dtype="float64")([h, c])))
+
+    def loss(_, y):
+        return tf.reduce_mean(y**2)
+
+    with pytest.warns(UserWarning, match=f"leaves out 100% of the norm and is exactly zero at {T} of {T} steps"):
+        ds = gl.gradient_left_out(model, X, np.zeros((B, 1)), loss=loss)
+    assert np.isneginf(ds.log_output_gradient_norm).all()
+    np.testing.assert_array_equal(ds.left_out, 1.0)
+    found = gl.layer_gradients(model, X, np.zeros((B, 1)), loss=loss)["encoder"]
+    assert not found.output.any()
+    assert not found.direct[:, :-1].any()
+    np.testing.assert_allclose(found.direct[:, -1], found.total[:, -1], rtol=1e-14)
