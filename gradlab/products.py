@@ -282,7 +282,7 @@ def _at_times(
 
     def swept(carried: graded.Graded, J: Array, wanted: NDArray[np.bool_]) -> graded.Emitted:
         out = graded.room_for(int(wanted.sum()), n)
-        sweep(carried, np.require(J, np.float64, ("C", "W")), wanted, examples, out)
+        sweep(carried, np.require(J, requirements=("C", "W")), wanted, examples, out)
         return out
 
     def read(b: int, some: slice, sweeping: Future[graded.Emitted]) -> None:
@@ -309,8 +309,7 @@ def _at_times(
             wanted = np.zeros(chunk.shape[1], bool)
             wanted[times[low:high] - first] = True
             sweeping = [pool.submit(swept, state, J, wanted) for state, J in zip(carried, steps, strict=True)]
-            if low < high:
-                pending.extend(pool.submit(read, b, slice(low, high), one) for b, one in enumerate(sweeping))
+            pending.extend(pool.submit(read, b, slice(low, high), one) for b, one in enumerate(sweeping))
             while len(pending) > 2 * (len(chosen) + workers):  # not too far ahead: products take memory
                 pending.popleft().result()
         for one in sweeping:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradlab import products
 from gradlab.graded import padded
-from gradlab.products import log_singular_values
+from gradlab.products import log_singular_values, swept_log_singular_values
 from gradlab.streaming import StepReader
 
 Array = NDArray[np.float64]
@@ -375,6 +375,39 @@ def test_values_that_the_last_digits_decide_are_announced() -> None:
         ln_s, error = log_singular_values(J, return_error=True)
     assert distance(ln_s[0], exact) < 1e-12  # |ln σ| up to 623: rounding it takes 1e-13
     assert error[0].max() < 1e-12
+
+
+def test_one_sequence_in_doubt_leaves_the_others_alone() -> None:
+    good = cases.tanh_net(7, 40, 1.0, 0)
+    doubtful = sparse_and_saturated(47)[:40]
+    assert len(doubtful) == len(good)
+    alone, error_alone = log_singular_values(good, return_error=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        both, error = log_singular_values(np.stack([good, doubtful]), return_error=True)
+    np.testing.assert_array_equal(both[0], alone)
+    np.testing.assert_array_equal(error[0], error_alone)
+
+
+def test_one_sweep_alone_gives_the_same_where_there_is_no_doubt() -> None:
+    J = np.stack([cases.tanh_net(6, 23, 2.0, seed) for seed in range(2)])
+    np.testing.assert_array_equal(swept_log_singular_values(J), log_singular_values(J))
+    np.testing.assert_array_equal(swept_log_singular_values(J, [20, 3, 20]), log_singular_values(J, times=[20, 3, 20]))
+    np.testing.assert_array_equal(swept_log_singular_values(J[0], [5]), log_singular_values(J[0], times=[5]))
+    J = turned_jordan()  # here there is: right as J is given, and nothing is said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ln_s = swept_log_singular_values(J, [0])[0]
+    assert np.abs(ln_s - reference.exact_log_singular_values(J, 4000)).max() < 1e-12
+    with pytest.raises(ValueError, match="times must lie in"):
+        swept_log_singular_values(J, [200])
+
+
+def test_rounding_and_distance_of_logarithms() -> None:
+    ln_s = np.array([-np.inf, -1000.0, 0.5, 3.0])
+    np.testing.assert_array_equal(products.rounding(ln_s), np.array([0.0, 1000.0, 1.0, 3.0]) * 2.0**-52)
+    other = np.array([-np.inf, -1001.0, 0.5, -np.inf])
+    np.testing.assert_array_equal(products._apart(ln_s, other), [0.0, 1.0 + 1000 * 2.0**-52, 2.0**-52, np.inf])
 
 
 # --- The plumbing ------------------------------------------------------------------------------------------------
