@@ -44,7 +44,7 @@ FIXES: dict[str, Fix] = {
     "ReLU, W = I (IRNN)": Fix("activation and W", "relu", {"initializer": "identity"}, source="Le et al. 2015"),
     "tanh, Xavier": Fix("activation and W", "tanh", {"initializer": "glorot"}, source="Glorot & Bengio 2010"),
     "tanh, orthogonal": Fix("activation and W", "tanh", _ORTHOGONAL, source="Saxe et al. 2014"),
-    "Ω penalty": Fix("penalty", "tanh", {"gain": _naive, "omega": 2.0}, source="weight 2: Pascanu et al. 2013"),
+    "Ω penalty": Fix("penalty", "tanh", {"gain": _naive, "omega": 2.0}, source="weight 2: code of Pascanu et al. 2013"),
     "gradient flossing": Fix(
         "penalty",
         "tanh",

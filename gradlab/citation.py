@@ -16,6 +16,7 @@ REFERENCES = Path(__file__).with_name("references.bib")
 
 # key in references.bib → the variables whose definition or method it is
 _OF_VARIABLES: dict[str, tuple[str, ...]] = {
+    "bauer2020": ("log_singular_values", "log_singular_values_at_lag"),
     "benettin1980": (
         "lyapunov_exponent",
         "held_out_lyapunov_exponent",
@@ -29,6 +30,7 @@ _OF_VARIABLES: dict[str, tuple[str, ...]] = {
     "horn1950": ("bound_leading_sums",),
     "johnson1978": ("numerical_radius",),
     "molgedey1992": ("mean_field_rate",),
+    "ogita2005": ("log_singular_values", "log_singular_values_at_lag"),
     "oseledets1968": ("lyapunov_exponent", "held_out_lyapunov_exponent", "largest_lyapunov_exponent"),
     "pascanu2013difficulty": (
         "bound_step_norms",

@@ -80,7 +80,8 @@ class Experiment:
             `schedules.logarithmic` (which in any case looks before the first epoch and after the last).
         leak: α of leaky units of a simple network, h_t = (1 − α) h_{t−1} + α φ(a_t); None for h_t = φ(a_t).
         residual: α of residual units, h_t = h_{t−1} + α φ(a_t). At most one of the two is given.
-        omega: weight of Ω (`fixes.NormPreservation`) in the training loss; its authors took 2. None for no such term.
+        omega: weight of Ω (`fixes.NormPreservation`) in the training loss; its authors took 4, their code has 2.
+            None for no such term.
         flossing: weight of gradient flossing (`fixes.Flossing`) in the training loss, on all sequences of every batch.
         flossing_exponents: how many of the largest Lyapunov exponents it pulls towards 0.
 

@@ -29,7 +29,7 @@ class NormPreservation:
     and one that a mask leaves out, costs nothing.
 
     Args:
-        weight: what Ω is multiplied by in the loss; the authors took 2.
+        weight: what Ω is multiplied by in the loss; the authors took 4 in the paper, their code has 2.
 
     Raises:
         ValueError: a weight that is not positive and finite.

@@ -118,6 +118,7 @@ def compute(options: argparse.Namespace) -> Result:
             0.0,
             "a count of inputs that need more steps than a smaller one",
             sense="at most",
+            kind="theorem",
         )
     )
     sequences, length = (50, 100) if options.quick else (500, 300)
@@ -135,6 +136,7 @@ def compute(options: argparse.Namespace) -> Result:
             min(sum(one[name] for one in noisy) for name in ("kept", "certified")) / total,
             0.0,
             "a theorem: all of them",
+            kind="theorem",
         ),
         Claim(
             "latched, the gradient vanishes: |∂a_t/∂a_0| ≤ η^t",
@@ -144,6 +146,7 @@ def compute(options: argparse.Namespace) -> Result:
             0.0,
             f"a theorem: none of {total * length} comparisons, each with room for the rounding of its t factors",
             sense="at most",
+            kind="theorem",
         ),
     ]
     for w, slope in SLOPES.items():
@@ -158,6 +161,7 @@ def compute(options: argparse.Namespace) -> Result:
                 1e-12,
                 "rounding: the slope w(1 − tanh²a) has a relative error of some 1e-15·w/(1 − slope)",
                 units="nats/step",
+                kind="theorem",
             )
         )
     curves = {

@@ -7,7 +7,7 @@ over (h, c) (remarks 1 and 3). Setting: autonomous random tanh networks, an LSTM
 the Hénon map and the Lorenz equations. The slope of ln‖∂h_T/∂h_t‖ over the lag in the second half of each orbit is set
 beside λ_1 from its first half, and beside what is known: literature for the two maps, the slope of tanh(2h).
 
-    python papers/mikhaeil2022chaos.py            # a minute or two on 2 cores
+    python papers/mikhaeil2022chaos.py            # a minute on 2 cores
     python papers/mikhaeil2022chaos.py --quick    # seconds
 """
 
@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from reproduction import Claim, Result, reproduce
+from reproduction import Claim, Result, reproduce, standard_error
 
 import gradlab as gl
 from gradlab.record import figure
@@ -140,14 +140,14 @@ def measure(system: System, steps: int, count: int, rng: np.random.Generator) ->
     exponent, slope = lyapunov.exponents[:, 0], np.asarray(fit.rate)
     within = lyapunov.standard_error[:, 0] ** 2 + np.asarray(fit.standard_error) ** 2
     # between orbits and along them: whichever is larger
-    error = max(float((slope - exponent).std(ddof=1)) / np.sqrt(count), float(np.sqrt(within.sum())) / count)
+    error = max(standard_error(slope - exponent), float(np.sqrt(within.sum())) / count)
     return {
         "name": system.name,
         "chaotic": system.chaotic,
         "lyapunov": float(exponent.mean()),
-        "lyapunov_error": float(exponent.std(ddof=1) / np.sqrt(count)),
+        "lyapunov_error": standard_error(exponent),
         "slope": float(slope.mean()),
-        "slope_error": max(float(slope.std(ddof=1)), float(np.sqrt(np.mean(fit.standard_error**2)))) / np.sqrt(count),
+        "slope_error": max(standard_error(slope), float(np.sqrt(np.mean(fit.standard_error**2) / count))),
         "difference_error": error,
         "lags": (steps - times)[::-1].tolist(),
         "log_norm": log_norm.mean(axis=0)[::-1].tolist(),
@@ -190,6 +190,7 @@ def compute(options: argparse.Namespace) -> Result:
                     tolerance=ERRORS * row["difference_error"],
                     why=f"{ERRORS:g} standard errors of the difference, {count} orbits of {system.slow * steps} steps",
                     units="nats/step",
+                    kind="theorem",
                 )
             )
         if system.known is not None:
@@ -204,13 +205,14 @@ def compute(options: argparse.Namespace) -> Result:
                     tolerance=rounding,
                     why=f"{ERRORS:g} standard errors" if system.chaotic else "rounding: 4 digits of 16 for 300 factors",
                     units="nats/step",
+                    kind="value" if system.chaotic else "theorem",
                 )
             )
     for system, row in ((made[0], rows[0]), (made[-2], rows[-2])):
         values = log_weight_gradients(system, 4 * count, rng)
         spans[system.name] = {"mean": values.mean(axis=1).tolist(), "deviation": values.std(axis=1, ddof=1).tolist()}
         growth = (values[-1] - values[-2]) / (SPANS[-1] - SPANS[-2])
-        error = float(growth.std(ddof=1) / np.sqrt(4 * count))
+        error = standard_error(growth)
         spread = float(np.hypot(error, row["lyapunov_error"]))
         claims.append(
             Claim(
@@ -223,6 +225,7 @@ def compute(options: argparse.Namespace) -> Result:
                 why=f"{ERRORS:g} standard errors" if system.chaotic else "rounding: the gradient is bounded",
                 sense="equal" if system.chaotic else "at most",
                 units="nats/step",
+                kind="theorem",
             )
         )
     return Result(claims, {"rows": rows, "spans": list(SPANS), "weight_gradients": spans})

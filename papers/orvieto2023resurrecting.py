@@ -6,7 +6,7 @@ on the ring 0.9 ≤ |λ| ≤ 0.99 (section 3.2.2, the lemma on sampling a ring).
 E‖h‖²/E‖Bu‖² = ln[(1 − r_min²)/(1 − r_max²)]/(r_max² − r_min²) under white noise, which the normalisation
 γ = √(1 − |λ|²) takes away (section 3.4).
 
-    python papers/orvieto2023resurrecting.py            # half a minute on 2 cores
+    python papers/orvieto2023resurrecting.py            # ten seconds on 2 cores
     python papers/orvieto2023resurrecting.py --quick    # seconds
 """
 
@@ -111,6 +111,7 @@ def compute(options: argparse.Namespace) -> Result:
             tolerance=4.0 * length * float(np.finfo(float).eps),
             why=f"4ε for the entries of each of {length} factors",
             units="nats",
+            kind="theorem",
         ),
         sampled("mean |λ|² on the ring", "section 3.2.2", R_MIN**2 + width / 2, squares, width / np.sqrt(12.0)),
         Claim(
@@ -121,6 +122,7 @@ def compute(options: argparse.Namespace) -> Result:
             tolerance=0.0,
             why="an inequality; 1 − |λ| stays above rounding here",
             sense="at most",
+            kind="theorem",
         ),
         sampled(
             "E|h|² under white noise, eigenvalues on the ring",

@@ -8,7 +8,7 @@ crossing the boundary between two basins of attraction is sufficient, ∂x_t/∂
 Bifurcations are saddle-nodes, b = logit(s) − ws with s = (1 ± √(1 − 4/w))/2. The boundary between the basins is the
 unstable fixed point; x_0 lies on it where ½ = wσ(½) + b, and there α = wσ'(½).
 
-    python papers/pascanu2013walls.py            # a minute
+    python papers/pascanu2013walls.py            # half a minute
     python papers/pascanu2013walls.py --quick    # some seconds
 """
 
@@ -138,6 +138,7 @@ def compute(options: argparse.Namespace) -> Result:
             1.0,
             "one width of the wall, the step in b that takes x_50 from one attractor to the other, to first order",
             units="widths",
+            kind="experiment",
         ),
         Claim(
             "a bifurcation is not sufficient for them: the largest ln(‖∇E‖ on the saddle-node lines/‖∇E‖ at the wall)",
@@ -148,6 +149,7 @@ def compute(options: argparse.Namespace) -> Result:
             f"a difference of sign, at {len(found)} values of w",
             sense="at most",
             units="nats",
+            kind="experiment",
         ),
         Claim(
             "at the wall they grow as α^t with α > 1: the rate of |∂x_t/∂x_0| at w = 5, α = wσ'(½)",
@@ -157,6 +159,7 @@ def compute(options: argparse.Namespace) -> Result:
             10 * float(np.finfo(float).eps * alpha**UNROLLED),
             "rounding of x_0, 2e-16, which grows by α^50 too, times |φ''/φ'|/(α − 1) < 10",
             units="nats/step",
+            kind="theorem",
         ),
     ]
     size = (101, 76) if options.quick else (801, 601)

@@ -15,7 +15,7 @@ matrices lies at the soft edge, which ends as a square root: it falls short of z
 1.2065 z L (2(L + 1))^(−1/3) n^(−2/3) in the mean (Tracy and Widom's law for real matrices; the scale follows from
 w^(L+1) = z(w − 1) near its double root w = 1 + 1/L). tanh: in powers of 1/n, so the limit is an intercept over 1/n.
 
-    python papers/pennington2017isometry.py            # two minutes
+    python papers/pennington2017isometry.py            # four minutes
     python papers/pennington2017isometry.py --quick    # seconds
 """
 
@@ -132,7 +132,7 @@ def compute(options: Namespace) -> Result:
         Claim(
             f"linear, orthogonal: all singular values are 1; max |ln σ| up to L = {DEPTH}, n = 64",
             "abstract", 0.0, np.abs(isometric).max(), 64 * DEPTH * np.finfo(float).eps,
-            "nε a factor: rounding of the entries of an orthogonal matrix",
+            "nε a factor: rounding of the entries of an orthogonal matrix", kind="theorem",
         )
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from reproduction import NOT_REPRODUCED, REPRODUCED, UNDECIDED, with_error
+from reproduction import KINDS, NOT_LOCATED, NOT_REPRODUCED, REPRODUCED, UNDECIDED, with_error
 
 from gradlab.citation import references
 from gradlab.record import read_record
@@ -32,11 +32,18 @@ record alone. All are run alike, from the root of the repository:
 .venv/bin/python papers/table.py                          # this file
 ```
 
-**Verdicts.** *Reproduced*: the measurement lies within the tolerance of the published value, or on its right side where
-that is a bound. *Undecided*: outside, but less than two standard errors. *Not reproduced*: further away. A tolerance is
-derived from the setting: rounding, finite size, a number of standard errors; the script says which. A value
-that does not reproduce is a result, and "what differs" is where to look for the reason.
-Small numbers after ± are standard errors. Where a paper gives a formula and no number, the formula is evaluated.
+**Verdicts.** A value is *reproduced* if the measurement lies within the tolerance, *undecided* if it lies outside by
+less than two standard errors, *not reproduced* further away. A bound or a sign (≤, ≥) is *reproduced* if the
+measurement and two standard errors lie on the right side, *not reproduced* if all of that lies on the wrong one,
+*undecided* in between. A tolerance is derived from the setting: rounding, finite size, a number of standard errors; the
+script says which. A value that does not reproduce is a result, and "what differs" is where to look for the reason.
+
+**Kinds.** A *theorem* is proven, a bound, an identity or a definition: a right program cannot fail it, so it tests
+gradlab and not the paper. A *value* is a number or a formula set beside a measurement. An *experiment* is something
+that the authors saw, done again on a smaller scale.
+
+Small numbers after ± are standard errors, those of few runs widened by Student's t. Where a paper gives a formula and
+no number, the formula is evaluated.
 `tests/test_papers.py` runs every script with `--quick`. The sources are in [`references.bib`](references.bib).
 """
 
@@ -46,7 +53,7 @@ def table(records: list[dict[str, Any]]) -> str:
     claims = [claim for record in records for claim in record["claims"]]
     lines = [
         HEAD,
-        f"{len(claims)} claims of {len(records)} papers, {tally(claims)}:",
+        head(claims, len(records)),
         "",
         "| paper | script | claims | minutes |",
         "|---|---|---|---|",
@@ -66,8 +73,8 @@ def table(records: list[dict[str, Any]]) -> str:
             f"{ended(record['title'])} [`{name}.py`]({name}.py), {record['minutes']:.1f} minutes at commit {short}"
             f" ([record](results/{name}.json)).",
             "",
-            "| claim | place | published | measured | tolerance | verdict |",
-            "|---|---|---|---|---|---|",
+            "| claim | kind | place | published | measured | tolerance | verdict |",
+            "|---|---|---|---|---|---|---|",
             *(row(claim) for claim in record["claims"]),
             "",
         ]
@@ -92,6 +99,14 @@ def source(name: str) -> str:
     link = f"https://doi.org/{fields['doi']}" if "doi" in fields else link
     said = f"{authors} {fields['year']}"
     return f"{f'[{said}]({link})' if link else said}, *{plain(fields['title'])}*"
+
+
+def head(claims: list[dict[str, Any]], scripts: int) -> str:
+    """Return how many claims there are, of which kind and with which verdict, and how many are not located."""
+    lost = sum(not claim["place"] for claim in claims)
+    kinds = {kind: [claim for claim in claims if claim["kind"] == kind] for kind in KINDS}
+    said = "; ".join(f"{kind}s: {tally(some)}" for kind, some in kinds.items() if some)
+    return f"{len(claims)} claims in {scripts} scripts, {lost} of them {NOT_LOCATED} in the paper; {said}."
 
 
 def tally(claims: list[dict[str, Any]]) -> str:
@@ -126,7 +141,8 @@ def row(claim: dict[str, Any]) -> str:
     units = f" {claim['units']}" if claim["units"] else ""
     cells = (
         claim["statement"],
-        claim["place"],
+        claim["kind"],
+        claim["place"] or f"*{NOT_LOCATED}*",
         f"{sign}{claim['published']:.6g}{units}",
         with_error(claim),
         f"{claim['tolerance']:.2g}",

@@ -5,7 +5,7 @@ Setting: h_t = λ h_{t−1} + x_t with white noise x of unit variance, stationar
 |∂h_T/∂h_t| = λ^k < 1. Both moments are taken over long runs for four λ; once more by backpropagation through
 independent sequences, ∂h_T/∂λ = Σ_t (∂h_T/∂h_t) h_{t−1}.
 
-    python papers/zucchet2024curse.py            # half a minute on 2 cores
+    python papers/zucchet2024curse.py            # ten seconds on 2 cores
     python papers/zucchet2024curse.py --quick    # seconds
 """
 
@@ -121,12 +121,13 @@ def compute(options: argparse.Namespace) -> Result:
     claims.append(
         Claim(
             statement="largest singular value of ∂h_T/∂h_t, over all lags and λ",
-            place="",
+            place="abstract",
             published=1.0,
             measured=float(np.exp(log_sigma.max())),
             tolerance=0.0,
             why="λ < 1: nothing to allow for",
             sense="at most",
+            kind="theorem",
         )
     )
     return Result(

@@ -84,7 +84,7 @@ def test_version_and_commit_are_those_of_the_dataset():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("log_singular_values", ["drmac2008", "stewart1997products"]),
+        ("log_singular_values", ["bauer2020", "drmac2008", "ogita2005", "stewart1997products"]),
         ("bound_leading_sums", ["horn1950"]),
         ("bound_promise", ["pascanu2013difficulty"]),
         ("mean_field_rate", ["chen2018dynamical", "molgedey1992", "schoenholz2017"]),

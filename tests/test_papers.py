@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from gradlab.citation import REFERENCES, references
 
@@ -21,7 +22,16 @@ sys.path.insert(0, str(PAPERS))
 
 import table  # noqa: E402
 import writeup  # noqa: E402
-from reproduction import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, sentence, with_error  # noqa: E402
+from reproduction import (  # noqa: E402
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    Claim,
+    digest,
+    sentence,
+    standard_error,
+    with_error,
+)
 
 SCRIPTS = sorted(path.stem for path in PAPERS.glob("*[0-9][0-9][0-9][0-9]*.py"))
 RECORDED = [name for name in SCRIPTS if (PAPERS / "results" / f"{name}.json").is_file()]
@@ -51,6 +61,7 @@ def test_quick_reaches_the_verdicts_of_the_record(name, tmp_path, monkeypatch, c
     for kind in ("png", "pdf"):
         assert (tmp_path / f"{name}_quick.{kind}").stat().st_size > 1000
     assert record["title"]
+    assert record["sha256"] == digest(PAPERS / f"{name}.py")
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -59,6 +70,7 @@ def test_a_committed_record_is_of_a_full_run_with_its_figure(name):
     assert record["paper"] == name
     assert not record["quick"]
     assert "--quick" not in record["provenance"]["command"]
+    assert record.get("sha256") == digest(PAPERS / f"{name}.py"), f"{name}.py has changed since its record; run it"
     for kind in ("png", "pdf"):
         assert (PAPERS / "results" / f"{name}.{kind}").is_file()
     for claim in record["claims"]:
@@ -117,11 +129,15 @@ def claim(measured, **fields):
         ("equal", 0.5, UNDECIDED),
         ("equal", np.nextafter(1.5, 2), NOT_REPRODUCED),
         ("at most", -100.0, REPRODUCED),
-        ("at most", 1.25, REPRODUCED),
+        ("at most", 1.0, REPRODUCED),
+        ("at most", np.nextafter(1.0, 2), UNDECIDED),
+        ("at most", 1.25, UNDECIDED),
         ("at most", 1.5, UNDECIDED),
-        ("at most", 1.51, NOT_REPRODUCED),
+        ("at most", np.nextafter(1.5, 2), NOT_REPRODUCED),
         ("at least", 100.0, REPRODUCED),
-        ("at least", 0.75, REPRODUCED),
+        ("at least", 1.0, REPRODUCED),
+        ("at least", np.nextafter(1.0, 0), UNDECIDED),
+        ("at least", 0.75, UNDECIDED),
         ("at least", 0.5, UNDECIDED),
         ("at least", 0.49, NOT_REPRODUCED),
         ("equal", math.nan, NOT_REPRODUCED),
@@ -136,15 +152,37 @@ def test_a_verdict_at_its_edges(sense, measured, verdict):
     assert claim(measured, sense=sense, uncertainty=0.125).verdict == verdict
 
 
-def test_without_uncertainty_nothing_is_undecided():
-    assert claim(1.25).verdict == REPRODUCED
-    assert claim(np.nextafter(1.25, 2)).verdict == NOT_REPRODUCED
+@pytest.mark.parametrize("sense", ["equal", "at most"])
+def test_without_uncertainty_nothing_is_undecided(sense):
+    assert claim(1.25, sense=sense).verdict == REPRODUCED
+    assert claim(np.nextafter(1.25, 2), sense=sense).verdict == NOT_REPRODUCED
+
+
+def test_a_noisy_sign_is_undecided():
+    pairs = [0.5, 0.5, -0.25]  # of the right sign on average, as every other triple of noise
+    sign = {"published": 0.0, "tolerance": 0.0, "uncertainty": standard_error(pairs)}
+    assert claim(np.mean(pairs), sense="at least", **sign).verdict == UNDECIDED
+    assert claim(np.mean(pairs), sense="at most", **sign).verdict == UNDECIDED
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 10, 1000])
+def test_a_standard_error_of_few_values_gives_the_interval_of_student(n):
+    """An independent route: SciPy's own interval of a mean."""
+    values = np.random.default_rng(n).standard_normal(n)
+    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert 2 * 1.96 * standard_error(values) == pytest.approx(high - low, rel=1e-12)
+
+
+def test_one_value_has_no_standard_error():
+    with pytest.raises(ValueError, match="values must hold at least two, got 1"):
+        standard_error([1.0])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"sense": "about"}, 'sense must be "equal"'),
+        ({"kind": "law"}, "kind must be one of"),
         ({"published": math.nan}, "published of 'x' must be a finite number"),
         ({"tolerance": -0.1}, "tolerance of 'x'"),
         ({"tolerance": math.inf}, "tolerance of 'x'"),
@@ -182,8 +220,11 @@ def test_a_measurement_is_shown_to_two_digits_of_its_error(measured, uncertainty
 
 
 def test_a_claim_is_printed_in_full():
-    text = sentence(claim(0.5, sense="at least", units="nats", place="table 1").as_dict())
-    assert text == "NOT REPRODUCED: x (table 1)\n    published ≥ 1 nats, measured 0.5 nats, tolerance 0.25: test"
+    fields = {"sense": "at least", "units": "nats", "kind": "theorem"}
+    text = sentence(claim(0.5, **fields, place="table 1").as_dict())
+    told = "    theorem: published ≥ 1 nats, measured 0.5 nats, tolerance 0.25: test"
+    assert text == f"NOT REPRODUCED: x (table 1)\n{told}"
+    assert sentence(claim(0.5, **fields).as_dict()) == f"NOT REPRODUCED: x (not located)\n{told}"
 
 
 def record(**fields):
@@ -200,8 +241,8 @@ def record(**fields):
 
 def test_a_row_of_the_table():
     made = table.table([record()])
-    assert "| \\|P\\| is small | section 2 | ≤ 1 nats | 0.5 | 0.25 | reproduced |" in made
-    assert "1 claims of 1 papers, 1 reproduced:" in made
+    assert "| \\|P\\| is small | value | section 2 | ≤ 1 nats | 0.5 | 0.25 | reproduced |" in made
+    assert "1 claims in 1 scripts, 0 of them not located in the paper; values: 1 reproduced." in made
     assert "[Pascanu, Mikolov & Bengio 2013](https://arxiv.org/abs/1211.5063), *On the difficulty" in made
     assert "[`pascanu2013difficulty.py`](pascanu2013difficulty.py), 1.2 minutes at commit 0123456" in made
     assert "What differs: all." in made
@@ -211,6 +252,20 @@ def test_a_row_of_the_table():
 def test_every_verdict_is_counted():
     verdicts = [REPRODUCED, REPRODUCED, UNDECIDED, NOT_REPRODUCED]
     assert table.tally([{"verdict": one} for one in verdicts]) == "2 reproduced, 1 undecided, 1 not reproduced"
+
+
+def test_the_kinds_are_counted_apart():
+    claims = [
+        claim(1.0).as_dict(),
+        claim(9.0, place="table 1").as_dict(),
+        claim(1.0, kind="experiment", place="table 1").as_dict(),
+        claim(1.0, kind="theorem").as_dict(),
+    ]
+    assert table.head(claims, 2) == (
+        "4 claims in 2 scripts, 2 of them not located in the paper;"
+        " theorems: 1 reproduced; values: 1 reproduced, 1 not reproduced; experiments: 1 reproduced."
+    )
+    assert "| x | theorem | *not located* | 1 | 1 | 0.25 | reproduced |" in table.table([record(claims=claims)])
 
 
 def test_records_stand_in_the_order_of_their_years(tmp_path):
