@@ -1,8 +1,8 @@
 """The pathological tasks of Pascanu, Mikolov & Bengio 2013, as their published code draws them.
 
 Their networks had 50 units and were trained by stochastic gradient descent with a rate of 0.01 on batches of 20 fresh
-sequences (`gradlab.tasks.stream`), clipped by norm at 1, with a weight of 2 on Ω in their code and 4 in the paper, at lengths from 50 to 200. A run was
-a success when at most 1 % of sequences were answered wrong.
+sequences (`gradlab.tasks.stream`), clipped by norm at 1, with a weight of 4 on Ω (2 in their code), at lengths from 50
+to 200. A run was a success when at most 1 % of sequences were answered wrong.
 """
 
 from __future__ import annotations
