@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ def pool_of(workers: int) -> Iterator[Any]:
 
     They listen on the loopback interface only. One that is killed is replaced.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker that reads the script it is of
+        raise RuntimeError(
+            'a pool starts processes that read the script anew: put the call under `if __name__ == "__main__":`'
+        )
     distributed = _distributed()
     with (
         distributed.LocalCluster(

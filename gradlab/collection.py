@@ -39,8 +39,9 @@ class _Form:
 def open_store(store: Store | str | os.PathLike[str]) -> xr.Dataset:
     """Return all results of a store as one dataset with the dim run, their values read when they are asked for.
 
-    What a run does not have, as it is shorter or of another cell, is NaN. To have the parameters as dims, pick what is
-    to vary and ``ds[["decay_rate"]].set_index(run=["cell", "gain", "seed"]).unstack()``.
+    What a run does not have, as it is shorter or of another cell, is NaN. ``ds.sel(gain=0.5)`` picks runs by a
+    parameter that varies. To have some of these as dims, name all that vary:
+    ``ds[["decay_rate"]].set_index(run=["gain", "seed"]).unstack()``.
 
     Args:
         store: a folder, an fsspec URL, or a `Store`.

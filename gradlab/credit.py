@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import xarray as xr
@@ -110,6 +111,10 @@ def gradient_parts(
         if not all(one is None for one in (inputs, loss, initial_state, mask)):
             raise TypeError("the gradients of a layer have their own inputs and loss; pass them alone")
         return cell.trajectory, cell.direct
+    if isinstance(cell, dict) and cell and all(isinstance(one, LayerGradients) for one in cell.values()):
+        raise TypeError(f"one layer is looked at, got those of {list(cell)}; pass found[{next(iter(cell))!r}]")
+    if isinstance(cell, keras.Model):
+        raise TypeError("cell must be a cell or a layer, got a model; pass gl.layer_gradients(model, …)['a layer']")
     if loss is None:
         raise TypeError("loss must be a function of states [batch, time + 1, n], got None")
     traj = as_trajectory(cell, inputs, initial_state, mask)

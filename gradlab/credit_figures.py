@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from gradlab.figures import axes, legend_above
+from gradlab.figures import axes, legend_above, one_network
 from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, RED, drawn, need, one_layer
 
 CREDIT = "gl.credit_by_lag makes it"
@@ -30,7 +30,8 @@ def credit(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: credit_share, credit_cumulative or credit_horizon is missing; `gl.credit_by_lag` makes them.
+        ValueError: credit_share, credit_cumulative or credit_horizon is missing, which `gl.credit_by_lag` makes, or is
+            of several stages or runs.
 
     Examples:
         >>> ds = xr.Dataset(
@@ -40,6 +41,7 @@ def credit(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ['all lags up to it (left)', 'horizon: lag 1', 'share of a lag (right)']
     """
     need(ds, "credit", credit_share=CREDIT, credit_cumulative=CREDIT, credit_horizon=CREDIT)
+    one_network(ds[["credit_share", "credit_cumulative", "credit_horizon"]].drop_vars("lag", errors="ignore"), "credit")
     share, total = ds["credit_share"].values, ds["credit_cumulative"].values
     lags = np.arange(len(share))
     with axes(ax) as ax:
@@ -80,7 +82,8 @@ def truncation(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: truncation_bias or truncation_cosine is missing, which `gl.credit_by_lag` makes.
+        ValueError: truncation_bias or truncation_cosine is missing, which `gl.credit_by_lag` makes, or is of several
+            stages or runs.
 
     Examples:
         >>> ds = xr.Dataset({"truncation_bias": ("lag", [0.5, 0.0]), "truncation_cosine": ("lag", [0.9, 1.0])})
@@ -88,6 +91,7 @@ def truncation(ds: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         [1.0, 2.0]
     """
     need(ds, "truncation", truncation_bias=CREDIT, truncation_cosine=CREDIT)
+    one_network(ds[["truncation_bias", "truncation_cosine"]].drop_vars("lag", errors="ignore"), "truncation")
     bias, cosine = ds["truncation_bias"].values, ds["truncation_cosine"].values
     steps = np.arange(1, len(bias) + 1)
     with axes(ax) as ax:

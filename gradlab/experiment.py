@@ -240,6 +240,7 @@ class Experiment:
         if len(clips) > 1:
             raise ValueError(
                 f"at most one of {list(CLIPS)} must be given, got {' and '.join(clips)}; set the others to None"
+                ' (in a file "none"), clip_norm too, which is 1.0 if not said'
             )
 
     @property
@@ -254,6 +255,11 @@ class Experiment:
         at = self._start_and_end if self.measured_at is None else self.measured_at
         names = {self.epochs: "trained", 0: "initial"}  # in this order: with no epochs there is no training
         return {epoch: names.get(epoch, f"epoch {epoch}") for epoch in at}
+
+    def __repr__(self) -> str:
+        """Return the call that makes it, without what is at its default."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value != _DEFAULTS.get(name)}
+        return f"Experiment({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON has them."""

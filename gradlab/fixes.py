@@ -182,7 +182,7 @@ class RegularizedModel(keras.Model):
         **kwargs: `name` and the like.
 
     Raises:
-        TypeError: not a Keras model.
+        TypeError: not a Keras model, or penalties that are no list.
         ValueError: no recurrent layer, a model that is not built, no penalties.
 
     Example:
@@ -201,6 +201,8 @@ class RegularizedModel(keras.Model):
         found = recurrent_layers(model, layers)
         if not model.built:
             raise ValueError("the model has no weights yet; call model(inputs) once, or give it a keras.Input")
+        if callable(penalties):
+            raise TypeError(f"penalties must be a list, got {penalties!r}; put brackets around it")
         if not penalties or not all(callable(one) and hasattr(one, "weight") for one in penalties):
             raise ValueError(
                 f"penalties must hold at least one, each a callable with a weight, got {list(penalties)!r};"
@@ -269,7 +271,8 @@ class ChronoInitializer(keras.initializers.Initializer):
 
     LSTM: b_f = ln U[1, T_max − 1], b_i = −b_f, else 0, in Keras's order i, f, c, o. GRU: b_z = ln U[1, T_max − 1] (in
     Keras z is what is kept), else 0; of its two biases the one beside the inputs. A unit then forgets over 1 + e^b
-    steps.
+    steps. It makes the whole bias: an LSTM needs ``unit_forget_bias=False``, or Keras fills the forget gate with 1 and
+    asks for the rest in two pieces.
 
     Args:
         longest: T_max, the longest dependency in steps, more than 2.
@@ -295,6 +298,7 @@ class ChronoInitializer(keras.initializers.Initializer):
             raise ValueError(f'cell must be "lstm" or "gru", got {cell!r}')
         chrono_biases(1, longest, seed=seed)  # says what is wrong with them
         self.longest, self.cell, self.seed = longest, cell, seed
+        self._last: tuple[int, ...] | None = None  # the shape asked for before
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         """Return the bias, [4n] of an LSTM, [3n] or [2, 3n] of a GRU."""
@@ -303,7 +307,14 @@ class ChronoInitializer(keras.initializers.Initializer):
         wrong = len(shape) != 1 if expected == 1 else len(shape) not in (1, 2)
         if wrong or shape[-1] % blocks:
             hint = "; give the layer unit_forget_bias=False" if self.cell == "lstm" else ""
+            hint = '; say cell="gru" for a GRU' if self.cell == "lstm" and len(shape) == 2 else hint
             raise ValueError(f"the bias of a {self.cell} has {blocks}n entries, got shape {tuple(shape)}{hint}")
+        last, self._last = self._last, tuple(shape)
+        if self.cell == "lstm" and last is not None and shape[0] == 2 * last[0]:
+            raise ValueError(
+                f"biases of {last[0]} and then {shape[0]} entries are asked for, as by Keras where it fills the forget"
+                " gate itself; give the layer unit_forget_bias=False, and every layer an initializer of its own"
+            )
         drawn = chrono_biases(shape[-1] // blocks, self.longest, seed=self.seed)
         bias = gate_bias(self.cell, tuple(shape), drawn.forget, drawn.input)
         return tf.convert_to_tensor(bias, dtype=tf.as_dtype(dtype or keras.config.floatx()))

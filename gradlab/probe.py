@@ -45,6 +45,10 @@ class LayerGradients:
     direct: Array
     output: Array
 
+    def __repr__(self) -> str:
+        """Return the layer and the shape, without the numbers."""
+        return f"LayerGradients({self.name!r}, {self.trajectory.step.description}, shape {self.total.shape})"
+
     @property
     def recurrent(self) -> Array:
         """What came back through time, total − direct = J_{t+1}ᵀ ∂L/∂h_{t+1}; 0 at t = T."""
@@ -130,8 +134,7 @@ class Probe:
         self._steps = {id(layer): as_step(layer) for layer in self.recurrent}
         self._called: dict[str, Any] = {}
         self._paths: list[str] = []
-        self._function = tf.function(self._graph, autograph=False)
-        self._traced = False
+        self._function: Any = None  # the graph, once it is traced
 
     @property
     def layer_names(self) -> list[str]:
@@ -160,10 +163,12 @@ class Probe:
 
     def _run(self) -> dict[str, Any]:
         """Run the graph; the first time, trace it, and say in our words what does not fit."""
-        if self._traced:
-            return self._function()
+        if self._function is not None:
+            return dict(self._function())
         try:
-            raw = self._function()
+            # one graph, for there are no arguments; TensorFlow takes several probes for one that is traced in vain
+            traced = tf.function(self._graph, autograph=False).get_concrete_function()
+            raw = dict(traced())
         except ProbeError:
             raise
         except Exception as error:  # a model may raise anything on inputs that it was not made for
@@ -174,7 +179,7 @@ class Probe:
                 f" {_in_short(error)};"
                 " pass inputs, targets and loss as training would use them"
             ) from error
-        self._traced = True
+        self._function = traced
         return raw
 
     def _graph(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any]) -> xr.Dataset:
         >>> ds.sizes["stage"], ds.attrs["status_initial"]
         (1, 'ok')
     """
-    experiment = Experiment.from_dict(experiment) if isinstance(experiment, Mapping) else experiment
+    experiment = Experiment.from_dict(experiment)
     fix_threads()
     with one_at_a_time, one_blas_thread():  # in a sweep and by itself alike: the order of sums is part of the numbers
         return _run(experiment)
@@ -99,10 +99,10 @@ def _run(experiment: Experiment) -> xr.Dataset:
     if stages and not training.curves and all(isinstance(one, str) for one in found.values()):
         raise ValueError(f"the network could not be analysed at any stage: {found}")
     ds = _stacked({name: found[name] for name in stages.values()})
-    for name, values in training.curves.items():
-        ds[name] = ("epoch", values)
+    _add(ds, training.curves)
     if training.curves:
-        ds = ds.assign_coords(epoch=np.arange(1, experiment.epochs + 1))
+        epochs = np.arange(1, experiment.epochs + 1)
+        ds = ds.assign_coords(epoch=("epoch", epochs, {"long_name": "epochs done", "units": "1"}))
     if training.tracker is not None:
         ds = with_tracked(ds, training.tracker.dataset())
     ds.attrs |= {

@@ -105,6 +105,8 @@ def sweep(
         raise ValueError(f"a cluster has its own workers, got scheduler={scheduler!r} and workers={workers}; drop one")
     if workers is not None:
         workers = positive_integer("workers", workers)
+    if isinstance(configs, Experiment | Mapping):
+        raise TypeError("configs must be a list of descriptions, got one; put brackets around it")
     wanted = tuple(dict.fromkeys(map(Experiment.from_dict, configs)))  # all are checked before any is run
     store, started = as_store(store), time.perf_counter()
     if not wanted:

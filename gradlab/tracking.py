@@ -59,7 +59,7 @@ class GradientTracker(keras.callbacks.Callback):
         layers: names of the recurrent layers to look at; None for all.
         schedule: a function of the number of epochs (or steps) done that says whether to look, such as
             ``gl.schedules.linear(5)``; None: ``gl.schedules.logarithmic()``.
-        every: what the schedule counts, "epoch" or "step" (updates of the weights).
+        every: what the schedule counts, "epoch" or "step" (updates of the weights since the tracker's first look).
         lags: at which the spectrum is taken; None: powers of two, and the longest there is.
         spectrum_sequences: of how many sequences of the probe the spectrum is taken (median).
         optimizer: whose clipping counts; None: that of the model.
@@ -119,7 +119,7 @@ class GradientTracker(keras.callbacks.Callback):
         self._looks: list[Look] = []
         self._done = 0  # epochs
         self._offset = 0  # of the epochs that Keras counts from 0 again in a second call of fit
-        self._steps = self._epoch_start = 0
+        self._steps = self._epoch_start = self._first_step = 0
         self._bad_losses: list[tuple[int, float]] = []  # steps whose loss was not finite
         self._diverged: dict[str, Any] = {}
         self._blocks: dict[str, str] = {}
@@ -142,6 +142,7 @@ class GradientTracker(keras.callbacks.Callback):
         self._done = epoch + self._offset
         self._steps = self._epoch_start = self._count()
         if not self._looks:
+            self._first_step = self._steps  # of an optimiser that has trained before: schedules count from here
             self.record(self._done)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -157,7 +158,8 @@ class GradientTracker(keras.callbacks.Callback):
         self._report_losses()
         if self._diverged:
             return
-        if any(self._schedule(i) for i in range(before + 1, self._steps + 1)):  # more than one in a compiled loop
+        fresh = range(before + 1, self._steps + 1)  # more than one in a compiled loop
+        if any(self._schedule(i - self._first_step) for i in fresh):
             per_epoch = self.params.get("steps") if isinstance(self.params, dict) else None
             self.record(self._done + ((batch + 1) / per_epoch if per_epoch else 0.0))
 
@@ -232,7 +234,7 @@ class GradientTracker(keras.callbacks.Callback):
 
         Dims epoch (fractions of epochs where steps are counted), layer, time (t = 0 … T in reading order), spectrum_lag
         and mode, weight; a layer with fewer steps or units than another is NaN beyond its own. Attributes: versions,
-        seed unset, commit, the lags, epoch and step at which training diverged, if it did.
+        seed unset, commit, the lags, and where training diverged, if it did: after how many whole epochs and updates.
 
         Raises:
             ValueError: nothing was seen yet.

@@ -152,7 +152,7 @@ def tracked(ds: xr.Dataset) -> xr.Dataset:
         The dataset of `GradientTracker`, with one layer, "recurrent": what `gl.plot.gradient_flow` and its kind draw.
 
     Raises:
-        ValueError: nothing was tracked.
+        ValueError: nothing was tracked, or more than one run is given.
 
     Example:
         >>> import gradlab as gl
@@ -166,6 +166,8 @@ def tracked(ds: xr.Dataset) -> xr.Dataset:
     if not names:
         raise ValueError('nothing was tracked in this run; describe it with "tracking" in measured')
     part = ds[names]
+    if more := [str(dim) for dim in part.dims if not str(dim).startswith("tracking_")]:
+        raise ValueError(f"one run is needed, got the dims {more} as well; choose one: ds.isel({more[0]}=0)")
     found = part.drop_vars([str(name) for name in part.coords if name not in names])
     found = found.rename({name: str(name).removeprefix("tracking_") for name in {*found.variables, *found.dims}})
     whole = {"log_weight_gradient_norm", "log_clipped_weight_gradient_norm", "probe_loss"}  # of all layers together

@@ -46,6 +46,10 @@ class TrainedNetwork:
     model: keras.Model
     curves: dict[str, Array]
 
+    def __repr__(self) -> str:
+        """Return the description and the task, without the numbers."""
+        return f"TrainedNetwork({self.experiment!r}, {self.task!r})"
+
     def loss(self, targets: Any) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return the training loss of each sequence, a function of states for `state_gradients` and `analyze`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gradlab.lags import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, drawn
 from gradlab.results import replacing
 from gradlab.validation import Array
 
-TRACK = "gl.GradientTracker(…).dataset() holds it"
+TRACK = "gl.GradientTracker(…).dataset() holds it, and gl.tracked(ds) of a run that was tracked"
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK)
 
 
@@ -113,7 +114,7 @@ def gradient_curves(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None
 
 
 def rates(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw over training the measured decay rate of ‖∂L/∂h_t‖ beside λ_1 and ln ρ(W).
+    """Draw over training the measured decay rate of ‖∂L/∂h_t‖ beside λ_1 and ln ρ(W), of an LSTM or a GRU ln ρ(W_c).
 
     Above 0 gradients grow on their way back, below they shrink.
 
@@ -138,13 +139,16 @@ def rates(ds: xr.Dataset, *, layer: str | None = None, ax: Axes | None = None) -
     """
     wanted = ("decay_rate", "largest_lyapunov_exponent", "spectral_radius")
     ds, name = _one_layer(ds, "rates", layer, *wanted)
+    blocks = json.loads(ds.attrs.get("recurrent_matrix", "{}"))  # of a gated cell the candidate's
+    block = str(blocks.get(str(ds["layer"].item()) if "layer" in ds.coords else "", "W")).split(".")[-1]
+    radius = r"$\ln\rho(W)$" if block in ("W", "") else rf"$\ln\rho(W_{block})$"
     epochs = ds["epoch"].values
     with axes(ax) as ax, np.errstate(divide="ignore"):
         ax.axhline(0, color=GREY, linewidth=mpl.rcParams["axes.linewidth"], zorder=0.5)
         lines: tuple[tuple[Array, dict[str, Any]], ...] = (
             (ds["decay_rate"].values, {"color": BLACK, "label": "gradient", "marker": "o"}),
             (ds["largest_lyapunov_exponent"].values, {"color": BLUE, "label": r"$\lambda_1$", "marker": "s"}),
-            (np.log(ds["spectral_radius"].values), {"color": ORANGE, "label": r"$\ln\rho(W)$", "linestyle": "--"}),
+            (np.log(ds["spectral_radius"].values), {"color": ORANGE, "label": radius, "linestyle": "--"}),
         )
         for values, look in lines:
             ax.plot(epochs, drawn(values), markersize=2.5, **look)
@@ -339,6 +343,12 @@ def animate_spectrum(
 
 def _one_layer(ds: xr.Dataset, figure: str, layer: str | None, *variables: str) -> tuple[xr.Dataset, str]:
     """Return the dataset of one layer, and ", layer <name>" to tell it from others, if there are any."""
+    need(ds, figure, **dict.fromkeys(variables, TRACK))
+    for variable in variables:
+        if "epoch" not in ds[variable].dims:
+            raise ValueError(
+                f"{figure} draws {variable} of every look, and here it has the dims {ds[variable].dims}; {TRACK}"
+            )
     chosen, name = one_layer(ds, figure, layer, **dict.fromkeys(variables, TRACK))
     return chosen, f", layer {name}" if ds.sizes.get("layer", 1) > 1 else ""
 

@@ -141,6 +141,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "log_clipped_weight_gradient_norm": (
         EW, "log norm of the gradient of a weight after clipping", "nats", "ln‖clip(∂L/∂w)‖"
     ),
+    "training_loss": (("epoch",), "loss in training", "1", "mean over the batches of an epoch, with penalties"),
+    "test_loss": (("epoch",), "loss on the test sequences", "1", "mean after each epoch, without penalties"),
+    "training_accuracy": (("epoch",), "share of labels right in training", "1", "mean over the batches of an epoch"),
+    "test_accuracy": (("epoch",), "share of labels right on the test sequences", "1", "after each epoch"),
+    "test_success": (("epoch",), "share of test sequences answered right", "1", "after each epoch"),
     "credit_log_norm": (LAG, "log norm of the contribution of a lag to the gradient of a weight", "nats", "ln‖G_k‖"),
     "credit_cosine": (LAG, "cosine of the contribution of a lag with the gradient", "1", "cos(G_k, ∂L/∂W)"),
     "credit_share": (LAG, "share of a lag in the gradient", "1", "⟨G_k, ∂L/∂W⟩/‖∂L/∂W‖²"),

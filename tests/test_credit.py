@@ -117,6 +117,16 @@ def test_a_layer_in_a_model_gives_the_same_as_its_cell():
         gl.credit_by_lag(found, X)
 
 
+def test_what_is_not_one_layer_is_named():
+    model = keras.Sequential([keras.Input((T, D), dtype="float64"), L.GRU(N, name="gru", dtype="float64")])
+    found = gl.layer_gradients(model, X, loss=lambda _, y: tf.reduce_sum(tf.sin(y)))
+    assert len(repr(found["gru"])) < 100
+    with pytest.raises(TypeError, match=r"got those of \['gru'\]; pass found\['gru'\]"):
+        gl.credit_by_lag(found)
+    with pytest.raises(TypeError, match=r"got a model; pass gl\.layer_gradients"):
+        gl.credit_by_lag(model)
+
+
 def test_a_stack_takes_all_its_kernels_together():
     stack = [L.LSTMCell(2), L.GRUCell(2)]
     ds = gl.credit_by_lag(stack, X, last)

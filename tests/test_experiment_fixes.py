@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -221,3 +222,35 @@ def test_fixes_side_by_side_in_a_store() -> None:
     assert (ds["trainable_parameters"] == 3 * 3 + 3 + 3 + 8).all()
     assert sorted(float(one) for one in ds["leak"].values if one is not None and np.isfinite(one)) == [0.5]
     assert tracked(ds.isel(run=0).load()).sizes["layer"] == 1
+
+
+def test_everything_measured_can_be_drawn() -> None:
+    """With every entry of `measured` in one dataset, each figure draws one stage, and says so where there are more."""
+    described = {"data": "temporal_order", "length": 12, "batch_size": 20, "samples": 60, "units": 4, "epochs": 1}
+    measured = ["analysis", "held_out", "credit", "slopes", "tracking"]
+    ds = gl.run(gl.Experiment("tanh", **described, probes=3, held_out=2, measured=measured))
+    for name in ("test_loss", "training_loss", "test_success", "training_accuracy", "test_accuracy", "epoch"):
+        assert {"long_name", "units"} <= ds[name].attrs.keys(), name
+    one = ds.sel(stage="trained")
+    for figure in ("decay", "fan", "eigenvalues", "budget", "credit", "truncation"):
+        getattr(gl.plot, figure)(one)
+        with pytest.raises(ValueError, match=f"{figure} draws one network, .* ds.sel.stage='trained'"):
+            getattr(gl.plot, figure)(ds)
+    for figure in ("gradient_flow", "gradient_curves", "rates", "spectrum_over_training"):
+        getattr(gl.plot, figure)(tracked(ds))
+    with pytest.raises(ValueError, match=r"draws log_gradient_norm of every look, .* gl.tracked\(ds\)"):
+        gl.plot.gradient_flow(ds)
+    with pytest.raises(ValueError, match=r"got the dims \['run'\] as well; choose one: ds.isel\(run=0\)"):
+        tracked(xr.concat([ds, ds], "run"))
+    plt.close("all")
+
+
+def test_a_description_prints_as_it_is_made() -> None:
+    experiment = gl.Experiment("lstm", gain=1.2, measured=["decay"])
+    assert repr(experiment) == "Experiment(cell='lstm', gain=1.2, measured=('decay',))"
+    assert eval(repr(experiment), {"Experiment": gl.Experiment}) == experiment
+    assert len(repr(tasks.adding(20, 50))) < 100
+    with pytest.raises(TypeError, match="configs must be a list of descriptions, got one"):
+        gl.sweep(experiment, "memory://one")
+    with pytest.raises(TypeError, match="a description must be an Experiment"):
+        gl.run("tanh")

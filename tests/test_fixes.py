@@ -268,6 +268,20 @@ def test_chrono_biases_lie_where_the_formula_says(cell, kwargs):
     )
 
 
+@pytest.mark.parametrize("units", [6, 8, 32])
+def test_chrono_says_so_where_keras_fills_the_forget_gate_itself(units):
+    layer = L.LSTM(units, bias_initializer=fixes.ChronoInitializer(100))  # unit_forget_bias=True is the default
+    with pytest.raises(ValueError, match="unit_forget_bias=False"):
+        layer.build((None, None, 2))
+    with pytest.raises(ValueError, match='say cell="gru" for a GRU'):
+        L.GRU(units, bias_initializer=fixes.ChronoInitializer(100)).build((None, None, 2))
+
+
+def test_one_penalty_wants_brackets():
+    with pytest.raises(TypeError, match=r"penalties must be a list, .* put brackets around it"):
+        fixes.RegularizedModel(network(), fixes.NormPreservation(2.0))
+
+
 def test_a_chrono_unit_remembers_as_long_as_it_says():
     """A GRU unit with this bias and no inputs shrinks by z = 1 − 1/(1 + e^b) a step."""
     layer = L.GRU(5, bias_initializer=fixes.ChronoInitializer(30.0, "gru"), recurrent_initializer="zeros")

@@ -167,6 +167,16 @@ def test_what_a_look_finds_happened_in_the_epoch_before_it(done, said):
     assert tracker.dataset().attrs["diverged_epoch"] == said - 1
 
 
+def test_schedules_of_steps_begin_anew_with_every_tracker(fresh):
+    def steps():
+        tracker = gl.GradientTracker(*PROBE, every="step", schedule=gl.schedules.linear(4))
+        fit(fresh, [tracker], epochs=2)
+        return tracker.dataset().step.values
+
+    first = steps()
+    np.testing.assert_array_equal(steps(), first + first[-1])  # by the optimiser's count, which goes on
+
+
 def test_tensorboard_shows_the_headlines(fresh, tmp_path):
     pytest.importorskip("tensorboard")
     fit(fresh, [gl.GradientTracker(*PROBE), keras.callbacks.TensorBoard(tmp_path, write_graph=False)], epochs=1)

@@ -66,7 +66,7 @@ import gradlab as gl
 {before}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", UserWarning)
-    large = {"data": "copy", "length": 10, "units": 128, "batch_size": 500, "samples": 1000, "epochs": 2}
+    large = dict(data="copy", length=10, units=128, batch_size=500, samples=1000, epochs=2)
     ds = gl.run(gl.Experiment("tanh", **large, measured=["decay"]))  # small sums are taken by one thread in any case
 print(ds.attrs["content_hash"], any("set TF_NUM_INTRAOP_THREADS=1" in str(one.message) for one in caught))
 """

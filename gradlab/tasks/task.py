@@ -52,6 +52,11 @@ class Task:
     tolerance: float = float("nan")
     success: float = float("nan")
 
+    def __repr__(self) -> str:
+        """Return name and sizes: a line, where the arrays would take pages."""
+        N, T, d = self.inputs.shape
+        return f"Task({self.name!r}: {N} + {len(self.test_inputs)} sequences, {T} steps, {d} features)"
+
     def __post_init__(self) -> None:
         """Check that the parts fit together.
 
