@@ -163,9 +163,8 @@ class Experiment:
 
     def _leave_out_defaults(self) -> None:
         """Bring what says the same as None to None: the same run has one name."""
-        usual = {"length": DATA[self.data], "samples": SAMPLES.get(self.data)}
-        for name, value in usual.items():
-            if DATA[self.data] is not None and getattr(self, name) == value:
+        for name, usual in (("length", DATA[self.data]), ("samples", SAMPLES.get(self.data))):
+            if getattr(self, name) == usual:
                 self._set(name, None)
 
     def _check_forget_bias(self) -> None:

@@ -171,18 +171,8 @@ def written() -> str:
         autoescape=False,
     )
     environment.filters |= {"significant": significant}
-    functions: list[Callable[..., Any]] = [
-        interval,
-        errors,
-        cell,
-        spread,
-        slack,
-        largest_slack,
-        most_slack,
-        ends,
-        median,
-    ]
-    functions += [median, fix, change, least_and_most, solving, others, trained_alike]
+    functions: list[Callable[..., Any]] = [interval, errors, median, cell, spread, slack, largest_slack, most_slack]
+    functions += [ends, fix, change, least_and_most, solving, others, trained_alike]
     environment.globals |= {function.__name__: function for function in functions} | {"slack_terms": list(SLACK)}
     template = environment.get_template(TEMPLATE.name)
     return template.render(benchmarks=records(HERE.parent / "benchmarks" / "results"), papers=records(HERE / "results"))
