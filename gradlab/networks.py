@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gradlab.cells import VanillaRNNCell
 from gradlab.experiment import SIMPLE, Experiment
-from gradlab.fixes import BlockInitializer, Flossing, NormPreservation, RegularizedModel, gate_bias
+from gradlab.gated_initializers import BlockInitializer, gate_bias
+from gradlab.penalties import Flossing, NormPreservation, RegularizedModel
 from gradlab.predictions.memory import chrono_biases
 from gradlab.tasks import Task
 
