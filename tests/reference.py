@@ -87,3 +87,8 @@ def formed_log_singular_values(J: Array) -> Array:
     """ln σ of the formed products, [T, n]: what gradlab must agree with where float64 is enough."""
     with np.errstate(divide="ignore"):
         return np.log(np.linalg.svd(formed_products(J), compute_uv=False))
+
+
+def distance(a: Array, b: Array) -> float:
+    """Largest |a − b|; −∞ equals −∞ and is infinitely far from everything else."""
+    return float(np.abs(np.subtract(a, b, out=np.zeros(np.shape(a)), where=a != b)).max(initial=0.0))
