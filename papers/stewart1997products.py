@@ -260,7 +260,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
         for ax, name in zip(others, ("tanh, gain 1.5", UNSTABLE), strict=True):
             one = spectra[name]
             i = np.arange(1, len(one["truth"]) + 1)
-            ax.plot(i, one["truth"], color="0.3", label="truth (balls)")
+            ax.plot(i, one["truth"], color="0.3", label="truth (exact product)")
             for method in (PRODUCT, QR, OURS):
                 marker, colour = marks[method]
                 ax.plot(i, one[method], marker, color=colour, markersize=4 - (method == OURS))
