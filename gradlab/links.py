@@ -7,7 +7,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dgejsv
 
-from gradlab.kernels import log_determinants
+from gradlab.kernels.determinants import log_determinants
 from gradlab.validation import Array
 
 LAPACK_FROM = 160  # units: from there on its blocked LU is faster than our own, which takes a third of the time at 64

@@ -16,7 +16,7 @@ from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
 from gradlab.blas import one_blas_thread
-from gradlab.kernels import orthonormal
+from gradlab.kernels.reflections import orthonormal
 from gradlab.links import log_abs_determinants
 from gradlab.scales import ROUNDING, descending
 from gradlab.validation import Array, positive_integer, step_jacobian_array

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradlab import graded
 from gradlab.blas import one_blas_thread
-from gradlab.kernels import sweep
+from gradlab.kernels.sweeping import sweep
 from gradlab.reading import EPS, read_out, rounding
 from gradlab.scales import Integers, descending
 from gradlab.streaming import LazyJacobians, StepReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradlab.graded import Emitted
-from gradlab.kernels import read_off
+from gradlab.kernels.reading_off import read_off
 from gradlab.scales import descending
 from gradlab.validation import Array
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from fractions import Fraction
-from pathlib import Path
 
+import compiled_with
 import numpy as np
 import pytest
 import reference
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from numba import TypingError, njit
 from numpy.typing import NDArray
 
-from gradlab import graded, kernels, log_singular_values
+from gradlab import graded, log_singular_values
+from gradlab.kernels import determinants, reflections, rotations, sweeping, twofold
 from gradlab.registers import fma, larger, load, spread, store, total
 
 Array = NDArray[np.float64]
@@ -55,18 +55,18 @@ def test_registers_touch_nothing_but_contiguous_float64(A: Array) -> None:
         by_registers(A, np.ones((5, 8)))
 
 
-def test_what_is_kept_compiled_is_of_these_files() -> None:
-    folder = Path(kernels.__file__).parent
-    text = b"".join((folder / name).read_bytes() for name in ("graded.py", "registers.py", "scales.py"))
-    digest = hashlib.sha256(text).hexdigest()[:16]
-    assert digest == kernels.COMPILED_WITH, f"put {digest} into COMPILED_WITH, so that Numba compiles again"
+@pytest.mark.parametrize("name", [name for name in compiled_with.in_order() if name.startswith("kernels/")])
+def test_what_is_kept_compiled_is_of_these_files(name: str) -> None:
+    found = compiled_with.LINE.findall(compiled_with.path_of(name).read_text(encoding="utf-8"))
+    if compiled_with.used_by(name) or found:
+        assert found == [compiled_with.digest_for(name)], "python tests/compiled_with.py, so that Numba compiles again"
 
 
 def factored(n: int, seed: int) -> tuple[graded.Graded, Array, Array]:
     """Return the product after one dense step, that step, and room."""
     step = np.random.default_rng(seed).standard_normal((n, n))
     F = graded.identity(n)
-    kernels.sweep(F, step[None], np.zeros(1, bool), graded.examples_of_rounding(n), graded.room_for(0, n))
+    sweeping.sweep(F, step[None], np.zeros(1, bool), graded.examples_of_rounding(n), graded.room_for(0, n))
     return F, step, np.zeros((3, n + 1, graded.padded(n)))
 
 
@@ -82,7 +82,7 @@ def fractions(high: Array, low: Array) -> list[list[Fraction]]:
 @given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
 def test_products_have_twice_the_digits(n: int, seed: int) -> None:
     F, step, C = factored(n, seed)
-    kernels.multiply(step, F, *C)
+    twofold.multiply(step, F, *C)
     triangle, found = fractions(F.high[:, :n], F.low[:, :n]), fractions(C[0][:n, :n], C[1][:n, :n])
     for i in range(n):
         for j in range(n):
@@ -97,10 +97,10 @@ def test_products_have_twice_the_digits(n: int, seed: int) -> None:
 @given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
 def test_elimination_has_twice_the_digits(n: int, seed: int) -> None:
     F, step, C = factored(n, seed)
-    kernels.multiply(step, F, *C)
+    twofold.multiply(step, F, *C)
     before, columns = fractions(C[0][:n, :n], C[1][:n, :n]), np.empty(n, np.int64)
     exponents = F.exponent.copy()
-    assert kernels.eliminate(*C, F, columns, np.empty((1, C.shape[2]))) == n
+    assert twofold.eliminate(*C, F, columns, np.empty((1, C.shape[2]))) == n
     after = fractions(C[0][:n, :n], C[1][:n, :n])
     np.testing.assert_array_equal(F.exponent, exponents[columns])  # the scales go along
     for k in range(n):
@@ -126,8 +126,8 @@ def test_values_of_a_triangle(n: int, gap: int) -> None:
     Ut, room, ln_s = graded.aligned((n, graded.padded(n))), graded.aligned((n, graded.padded(n))), np.empty(n)
     Ut[:, :n] = U.T
     mantissa, exponent, first = np.full(n, 0.5), -gap * np.arange(n), np.empty(n, np.int64)
-    kernels.first_rows_felt(Ut, mantissa, exponent, first)
-    kernels.triangle_values(Ut, mantissa, exponent, first, room, ln_s)
+    rotations.first_rows_felt(Ut, mantissa, exponent, first)
+    rotations.triangle_values(Ut, mantissa, exponent, first, room, ln_s)
     exact = reference.exact_log_singular_values((0.5 * 2.0 ** exponent[:, None] * U)[None])
     np.testing.assert_allclose(np.sort(ln_s)[::-1], exact, rtol=n * 2.0**-53, atol=n * 2.0**-50)
 
@@ -137,11 +137,11 @@ def test_values_of_a_triangle(n: int, gap: int) -> None:
 def test_determinants(n: int, size: float) -> None:
     rng = np.random.default_rng(n)
     A, sizes, found = rng.standard_normal((3, n, n)), size * 10.0 ** rng.uniform(-90, 90, n), np.empty(3)
-    kernels.log_determinants(sizes[:, None] * A, found)
+    determinants.log_determinants(sizes[:, None] * A, found)
     expected = np.linalg.slogdet(A)[1] + np.log(sizes).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * n)
     A[0, -1], A[1] = 0.0, 1.0
-    kernels.log_determinants(A[:2], found[:2])
+    determinants.log_determinants(A[:2], found[:2])
     assert found[0] == -np.inf
     assert found[1] == (0.0 if n == 1 else -np.inf)
 
@@ -151,7 +151,7 @@ def test_determinants(n: int, size: float) -> None:
 def test_frames(n: int, k: int, size: float) -> None:
     C = np.random.default_rng(n).standard_normal((2, n, k)) * size
     Q, r = np.empty_like(C), np.empty((2, k))
-    kernels.orthonormal(C, Q, r)
+    reflections.orthonormal(C, Q, r)
     rounding = 10 * n * 2.0**-53
     np.testing.assert_allclose(Q.swapaxes(1, 2) @ Q, np.broadcast_to(np.eye(k), (2, k, k)), atol=rounding)
     R = Q.swapaxes(1, 2) @ (C / size)
@@ -162,7 +162,7 @@ def test_frames(n: int, k: int, size: float) -> None:
 def test_a_frame_graded_past_what_squares_hold() -> None:
     C = np.array([[[1.0, 1.0], [1e-170, 2e-170]]])
     Q, r = np.empty_like(C), np.empty((1, 2))
-    kernels.orthonormal(C, Q, r)
+    reflections.orthonormal(C, Q, r)
     np.testing.assert_allclose(r, [[1.0, 1e-170]], rtol=1e-15)
 
 
@@ -170,6 +170,6 @@ def test_frames_of_dead_directions() -> None:
     C = np.zeros((1, 5, 3))
     C[0, 2, 1] = 4.0
     Q, r = np.empty_like(C), np.empty((1, 3))
-    kernels.orthonormal(C, Q, r)
+    reflections.orthonormal(C, Q, r)
     np.testing.assert_allclose(Q[0].T @ Q[0], np.eye(3), atol=1e-15)
     np.testing.assert_array_equal(r, [[0.0, 4.0, 0.0]])

@@ -1,0 +1,97 @@
+"""Singular values of the products that a sweep hands out."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlab.kernels.compiling import compiled
+from gradlab.kernels.grading import apply_triangle, in_scale, rescale
+from gradlab.kernels.reflections import triangle_of
+from gradlab.kernels.rotations import first_rows_felt, triangle_values
+from gradlab.kernels.rows import aligned, largest
+from gradlab.registers import bits_of
+
+COMPILED_WITH = "194f82a05a345020"
+
+
+@compiled
+def upper_transposed(A, Rt, pivots):
+    """Rᵀ and its diagonal, for R on and above the diagonal of A."""
+    for j in range(len(A)):
+        row = Rt[j]
+        row[:] = 0.0
+        for k in range(j + 1):
+            row[k] = A[k, j]
+        pivots[j] = A[j, j]
+
+
+@compiled
+def sort_descending(keys, order):
+    """Put into `order` the indices that sort the keys downwards; ties keep their order. They are nearly sorted."""
+    for k in range(len(keys)):
+        i = k
+        while i > 0 and keys[order[i - 1]] < keys[k]:
+            order[i] = order[i - 1]
+            i -= 1
+        order[i] = k
+
+
+@compiled
+def reorder(x, order):
+    """Bring x into this order."""
+    before = x.copy()
+    for k in range(len(x)):
+        x[k] = before[order[k]]
+
+
+@compiled
+def read_off(out, ln_s):
+    """Put ln σ of each C · diag(d) · Y of `out` into `ln_s` [M, n], in the order of `out.swept` and `out.reading`.
+
+    First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
+    right (QR of Yᵀ, rows in descending order), after which d nearly descends and the triangle left has a unit diagonal
+    and U_ij ~ d_j/d_i: rotations are soon done with it (Drmač and Veselić 2008).
+
+    Args:
+        out: `reading` is filled in, `swept` put in order, all else is used up.
+        ln_s: in the order of d, which nearly descends.
+    """
+    M, n = out.mantissa.shape
+    pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
+    order, order_before, first = np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64)
+    work = aligned((6, n, out.high.shape[2]))
+    A, Rt, Ut, B, Y_before, Rt_of_Y = work[0], work[1], work[2], work[3], work[4], work[5]
+    pivots_of_Y = np.empty(n)
+    for m in range(M):
+        Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]
+        A[:] = out.high[m]
+        triangle_of(A)
+        upper_transposed(A, Rt, pivots)
+        in_scale(Rt, mantissa, exponent, pivots, Ut)
+        apply_triangle(Ut, Y)
+        rescale(mantissa, exponent, pivots)
+        for k in range(n):
+            reading[k] = abs(1.0 / pivots[k]) if mantissa[k] != 0.0 else 0.0
+            sizes[k] = largest(Y, k)
+            size = abs(mantissa[k]) * sizes[k]
+            keys[k] = exponent[k] + bits_of(size) * 2.0**-52
+        sort_descending(keys, order)
+        if not (np.array_equal(order, order_before) and np.array_equal(Y, Y_before)):  # Y stands still at long lags
+            for k in range(n):
+                order_before[k] = order[k]
+                for a in range(n):
+                    Y_before[k, a] = Y[k, a]
+                    B[a, k] = Y[order[k], a]
+            triangle_of(B)
+            upper_transposed(B, Rt_of_Y, pivots_of_Y)
+        for x in (mantissa, reading, out.swept[m]):
+            reorder(x, order)
+        reorder(exponent, order)
+        in_scale(Rt_of_Y, mantissa, exponent, pivots_of_Y, Ut)
+        for k in range(n):
+            reading[k] += sizes[order[k]] / abs(pivots_of_Y[k]) if pivots_of_Y[k] != 0.0 else 0.0
+        rescale(mantissa, exponent, pivots_of_Y)
+        first_rows_felt(Ut, mantissa, exponent, first)
+        triangle_values(Ut, mantissa, exponent, first, A, ln_s[m])

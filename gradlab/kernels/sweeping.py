@@ -1,0 +1,188 @@
+"""The sweep of `gradlab.graded`: a product carried backwards in time, and its rounding with it."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradlab.graded import PATTERNS, UNIT, WIDTH
+from gradlab.kernels.compiling import compiled
+from gradlab.kernels.grading import apply_triangle, in_scale, rescale
+from gradlab.kernels.rows import add_combination, add_combinations, aligned, largest, power_of_two, scaled
+from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
+from gradlab.registers import load, spread, store
+from gradlab.scales import ZERO_EXPONENT
+
+COMPILED_WITH = "3e12ce955efba6ab"
+
+SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
+BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
+
+
+@compiled
+def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, room):
+    """Carry `turned` E and `error` through C·(I + E) = L·(I + E')·R: E' = (R·E + what is new)·R⁻¹.
+
+    What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
+    relative change of d and Y, and remains what it is.
+    """
+    n = len(F.rows)
+    pattern = F.steps[0] % PATTERNS
+    weights = np.zeros((4, n))
+    for j in range(0, n, 2):  # M, transposed like `turned`, two rows at a time
+        for i in range(j, min(j + 2, n)):
+            for m in range(n):
+                weights[i - j, m] = abs(Rt[i, m])
+                weights[i - j + 2, m] = F.turned[columns[i], columns[m]]
+        for k in range(n):
+            M[j, k] = C_size[k, j]
+            M[j + 1, k] = C_size[k, j + 1] if j + 1 < n else 0.0
+        add_combinations(M, j, weights, 0, L_size, 0, min(j + 2, n), n)  # reduced from numbers as large as |L|·|R|
+        for k in range(0, n, WIDTH):
+            store(M, j, k, load(examples, pattern + j, k) * load(M, j, k))
+            store(M, j + 1, k, load(examples, pattern + j + 1, k) * load(M, j + 1, k))
+        add_combinations(M, j, weights, 2, Rt, 0, n, n)
+    for j in range(n):
+        for m in range(j):
+            weights[0, m] = -Rt[j, m]
+        add_combination(M, j, weights, 0, M, 0, j, 0, n)
+        inverse = spread(1.0 / Rt[j, j]) if j < rank else spread(0.0)
+        for k in range(0, n, WIDTH):
+            store(M, j, k, inverse * load(M, j, k))
+    in_scale(M, F.mantissa, F.exponent, pivots, room)
+    before = F.error.copy()
+    for k in range(n):
+        error = 0.0
+        for j in range(k, rank):
+            error = max(error, abs(room[j, k] * pivots[j]))
+        F.error[k] = before[columns[k]] + error
+    for j in range(n):
+        for k in range(n):
+            F.turned[j, k] = M[j, k] if k > j else 0.0
+            if k > j and not abs(M[j, k]) < 1.0 / UNIT:  # NaN is not, either: nothing is known of this column
+                F.turned[j, k], F.error[j] = 0.0, np.inf
+
+
+@compiled
+def refactor(C_high, C_low, C_size, F, examples, work):
+    """Put C · diag(d) · Y into F, for the d and Y of F and a C that is overwritten, without ever forming C · diag(d).
+
+    C = L·R with R upper triangular, d' = r·d with r = diag R, and Y' = (I + U)·Y with U_kj = (R_kj/r_k)·(d_j/d_k) for
+    j > k: the ratio is taken from the exponents.
+
+    Args:
+        C_high: [n + 1, padded], rows in their own order, and one of zeros.
+        C_low: the same.
+        C_size: the same, as in `eliminate`.
+        F: the product, its C apart.
+        examples: `examples_of_rounding`.
+        work: room, [5, n + 1, padded].
+    """
+    n = len(F.rows)
+    columns, pivots = np.empty(n, np.int64), np.zeros(n)
+    Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
+    rank = eliminate(C_high, C_low, C_size, F, columns, aligned((1, C_high.shape[1])))
+    for j in range(n):
+        for k in range(C_high.shape[1]):
+            Rt[j, k] = C_high[k, j] if k <= j and k < rank else 0.0
+            L_size[j, k] = abs(C_high[k, j]) if j < k < n and j < rank else 0.0
+        L_size[j, j] = 1.0
+        if j < rank:
+            pivots[j] = C_high[j, j] + C_low[j, j]
+    in_scale(Rt, F.mantissa, F.exponent, pivots, Ut)
+    Y[:n] = F.Y
+    for k in range(n):
+        F.Y[k] = Y[columns[k]]
+    apply_triangle(Ut, F.Y)
+    count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, Ut)
+    rescale(F.mantissa, F.exponent, pivots)
+    for k in range(n):
+        F.high[k] = 0.0
+        F.low[k] = 0.0
+        stop = min(k, rank)
+        F.high[k, :stop] = C_high[k, :stop]
+        F.low[k, :stop] = C_low[k, :stop]
+        F.high[k, k] = 1.0
+    F.steps[0] += 1
+
+
+@compiled
+def row_exponents(step, exponents):
+    """Put the exponent of the largest entry of each row into `exponents`.
+
+    Returns:
+        (the least, the greatest of them, whether rows must be graded before the step is multiplied by): they must where
+        their sizes differ much, and where one is zero, so that what it makes zero is so exactly.
+    """
+    low, high, dead = 1 << 20, -(1 << 20), False
+    for i in range(len(exponents)):
+        size = 0.0
+        for j in range(len(exponents)):
+            size = max(size, abs(step[i, j]))
+        exponents[i] = math.frexp(size)[1] if size > 0.0 else ZERO_EXPONENT
+        dead |= size == 0.0
+        if size > 0.0:
+            low, high = min(low, exponents[i]), max(high, exponents[i])
+    return min(low, high), high, dead or high - low > SPLIT_BITS
+
+
+@compiled
+def sweep(F, J, wanted, examples, out):
+    """Carry P_tᵀ = J_{t+1}ᵀ ··· J_Tᵀ backwards through a chunk of steps of one sequence.
+
+    Fed with J_sᵀ as it stands the sweep would lose accuracy where units saturate: the grading of diag(φ')·W would sit
+    on the wrong side of each factor. So a Jacobian whose rows differ in size is split, J_s = D_s Ĵ_s, and the product
+    regrouped, every bracket graded by rows:
+
+        P_tᵀ = Ĵ_{t+1}ᵀ · [D_{t+1} Ĵ_{t+2}ᵀ] ··· [D_{T−1} Ĵ_Tᵀ] · [D_T]
+
+    Args:
+        F: the product at the end of the chunk; the one at its start, afterwards.
+        J: the chunk [K, n, n].
+        wanted: [K], which steps to hand out.
+        examples: `examples_of_rounding`.
+        out: the product before each wanted step, ascending in time.
+    """
+    n = J.shape[1]
+    exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
+    unit = np.empty((n, n))
+    C = aligned((3, n + 1, F.high.shape[1]))  # one row more, for an odd n
+    C_high, C_low, C_size = C[0], C[1], C[2]  # taken apart otherwise they would not count as contiguous
+    work = aligned((5, n + 1, F.high.shape[1]))
+    m = len(out.flags)
+    for s in range(len(J) - 1, -1, -1):
+        low, high, split = row_exponents(J[s], exponents)
+        shift = (low + high) // 2
+        for i in range(n):
+            own = exponents[i] if split else shift
+            factor = power_of_two(-own)
+            for j in range(n):
+                unit[i, j] = J[s, i, j] * factor if abs(own) < 500 else scaled(J[s, i, j], -own)
+                if J[s, i, j] != 0.0 and abs(unit[i, j]) < UNDERFLOWS:
+                    F.flags[0] = True
+                    F.flags[1] |= unit[i, j] == 0.0  # a row that spans more than float64
+        if split:
+            parts = 1 + (high - low) // BRACKET_BITS
+            for p in range(parts):
+                for i in range(n):
+                    e = exponents[i] - shift
+                    part[i] = e if exponents[i] == ZERO_EXPONENT else e * (p + 1) // parts - e * p // parts
+                scale_rows(F, part, C_high, C_low, C_size)
+                refactor(C_high, C_low, C_size, F, examples, work)
+        multiply(unit, F, C_high, C_low, C_size)
+        for k in range(n):
+            if F.mantissa[k] != 0.0:
+                F.exponent[k] += shift
+        refactor(C_high, C_low, C_size, F, examples, work)
+        if wanted[s]:
+            m -= 1
+            out.high[m] = F.high
+            out.Y[m] = F.Y
+            out.mantissa[m] = F.mantissa
+            out.exponent[m] = F.exponent
+            out.flags[m] = F.flags
+            for j in range(n):
+                out.swept[m, j] = F.error[j] + largest(F.turned, j)

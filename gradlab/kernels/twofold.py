@@ -1,0 +1,215 @@
+"""Products and eliminations in twice the digits of float64."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlab.graded import UNIT, WIDTH
+from gradlab.kernels.compiling import compiled
+from gradlab.kernels.rows import aligned, exchange, largest_below, power_of_two
+from gradlab.registers import bits_of, fma, larger, load, spread, store
+
+COMPILED_WITH = "eaa4ae768bac0c05"
+
+SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
+LOST = 32 * UNIT  # … and here it has no right digit left
+UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
+
+
+@compiled
+def add_product(high, low, a, x, x_low):
+    """(high, low) + a · (x + x_low): the product and the sum of high parts without rounding, what is left in `low`."""
+    product = a * x
+    rest = fma(a, x_low, fma(a, x, spread(0.0) - product))
+    total = high + product
+    part = total - high
+    return total, low + (((high - (total - part)) + (product - part)) + rest)
+
+
+@compiled
+def multiply(step, F, C_high, C_low, C_size):
+    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low.
+
+    C_size = |step|ᵀ · |C|, to which its rounding is relative.
+    """
+    n, zero = len(step), spread(0.0)
+    columns = np.zeros((2, n))
+    for i in range(0, n, 2):  # two rows at a time
+        for k in range(n):
+            columns[0, k] = step[F.rows[k], i]
+            columns[1, k] = step[F.rows[k], i + 1] if i + 1 < n else 0.0
+        for j in range(0, n, WIDTH):
+            high = low = other_high = other_low = zero
+            size = other_size = zero
+            for k in range(j, n):  # a row of the triangle is zero beyond its diagonal
+                x, x_low = load(F.high, k, j), load(F.low, k, j)
+                x_size = larger(x, zero)
+                a = spread(columns[0, k])
+                size = fma(larger(a, zero), x_size, size)
+                high, low = add_product(high, low, a, x, x_low)
+                a = spread(columns[1, k])
+                other_size = fma(larger(a, zero), x_size, other_size)
+                other_high, other_low = add_product(other_high, other_low, a, x, x_low)
+            store(C_size, i, j, size)
+            store(C_size, i + 1, j, other_size)
+            total = high + low
+            store(C_high, i, j, total)
+            store(C_low, i, j, low - (total - high))
+            total = other_high + other_low
+            store(C_high, i + 1, j, total)
+            store(C_low, i + 1, j, other_low - (total - other_high))
+
+
+@compiled
+def subtract_multiple(C_high, C_low, i, k, pivot, start, stop, left_size):
+    """C[i] −= C[i, k] · pivot in the columns start … stop, for rows i and i + 1; the largest |C| there to `left_size`.
+
+    High and low are not brought back to one rounding: that can wait until they are used.
+    """
+    a, a_low = spread(-C_high[i, k]), spread(-C_low[i, k])
+    b, b_low = spread(-C_high[i + 1, k]), spread(-C_low[i + 1, k])
+    for j in range(start, stop, WIDTH):
+        x, x_low = load(pivot, 0, j), load(pivot, 1, j)
+        high, low = add_product(load(C_high, i, j), fma(a_low, x, load(C_low, i, j)), a, x, x_low)
+        store(C_high, i, j, high)
+        store(C_low, i, j, low)
+        size = larger(load(left_size, 0, j), high)
+        high, low = add_product(load(C_high, i + 1, j), fma(b_low, x, load(C_low, i + 1, j)), b, x, x_low)
+        store(C_high, i + 1, j, high)
+        store(C_low, i + 1, j, low)
+        store(left_size, 0, j, larger(size, high))
+
+
+@compiled
+def scale_rows(F, exponents, C_high, C_low, C_size):
+    """C_high + C_low = diag(2^exponents) · C, rows in their own order; there is no rounding, C_size = 0."""
+    for k in range(len(exponents)):
+        i = F.rows[k]
+        factor = power_of_two(exponents[i])
+        C_high[i] = factor * F.high[k]
+        C_low[i] = factor * F.low[k]
+        C_size[i] = 0.0
+
+
+@compiled
+def exchange_columns(C_high, C_low, C_size, F, columns, left_size, a, b):
+    """Exchange two columns of C and what belongs to them."""
+    for i in range(len(columns)):
+        C_high[i, a], C_high[i, b] = C_high[i, b], C_high[i, a]
+        C_low[i, a], C_low[i, b] = C_low[i, b], C_low[i, a]
+        C_size[i, a], C_size[i, b] = C_size[i, b], C_size[i, a]
+    left_size[0, a], left_size[0, b] = left_size[0, b], left_size[0, a]
+    F.mantissa[a], F.mantissa[b] = F.mantissa[b], F.mantissa[a]
+    F.exponent[a], F.exponent[b] = F.exponent[b], F.exponent[a]
+    columns[a], columns[b] = columns[b], columns[a]
+
+
+@compiled
+def eliminate(C_high, C_low, C_size, F, columns, left_size):
+    """C[rows][:, columns] = L · R, in the place of C, by complete pivoting on C · diag(d); the scales d go along.
+
+    The pivot is the largest entry of the column whose scaled size is largest, so that no entry of L, nor of R in scale,
+    exceeds 1. Elimination, unlike reflections, leaves a row as small as it was: a saturated unit is not drowned.
+
+    Args:
+        C_high: [n + 1, padded], the last row zero.
+        C_low: the same.
+        C_size: the same, what the rounding of C is relative to.
+        F: gives d, and takes the new order of d and of the rows.
+        columns: takes the order of the columns.
+        left_size: [1, padded] for the largest entry of each column in what is left.
+
+    Returns:
+        the rank: columns from there on are zero, exactly or (F.flags[1]) as far as rounding lets one see.
+    """
+    n = len(columns)
+    for j in range(n):
+        F.rows[j] = columns[j] = j
+        if F.mantissa[j] == 0.0:  # counts for nothing: must not decide the order of rows, nor feed noise into zeros
+            for i in range(n):
+                for m in range(n):  # but for the noise that columns which count have of it
+                    C_size[i, m] += abs(C_high[i, j] * F.turned[m, j])
+                C_high[i, j] = C_low[i, j] = 0.0
+    for j in range(n):
+        if F.mantissa[j] == 0.0:
+            for i in range(n):
+                C_size[i, j] = 0.0
+    for j in range(0, n, WIDTH):
+        size = spread(0.0)
+        for i in range(n):
+            size = larger(size, load(C_high, i, j))
+        store(left_size, 0, j, size)
+    pivot = aligned((2, C_high.shape[1]))
+    rank, k = n, 0
+    while k < rank:
+        best, column = -np.inf, -1
+        for j in range(k, rank):
+            size = left_size[0, j] * abs(F.mantissa[j])
+            key = F.exponent[j] + bits_of(size) * 2.0**-52  # log2 but for a bend between powers of two
+            if size > 0.0 and key > best:
+                best, column = key, j
+        if column < 0:  # all that is left is zero: made of zeros, or of what cancels to the last digit
+            for i in range(k, n):
+                for m in range(k):
+                    for j in range(k, rank):
+                        if C_high[i, m] * C_high[m, j] != 0.0:
+                            F.flags[:] = True
+                for j in range(k, rank):
+                    if C_size[i, j] != 0.0:
+                        F.flags[:] = True
+            rank = k
+            break
+        if column != k:
+            exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, column)
+        row = largest_below(C_high, k, n)
+        if row != k:
+            exchange(C_high, k, row)
+            exchange(C_low, k, row)
+            exchange(C_size, k, row)
+            F.rows[k], F.rows[row] = F.rows[row], F.rows[k]
+        for j in range(k // WIDTH * WIDTH, rank, WIDTH):
+            high, low = load(C_high, k, j), load(C_low, k, j)
+            total = high + low
+            store(C_high, k, j, total)
+            store(C_low, k, j, low - (total - high))
+        reduced_from, noise = abs(C_high[k, k]), C_size[k, k]
+        for i in range(k):
+            reduced_from += abs(C_high[k, i] * C_high[i, k])
+            noise += abs(C_high[k, i]) * C_size[i, k] + C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
+        if abs(C_high[k, k]) <= SINGULAR * reduced_from:
+            F.flags[0] = True
+        if abs(C_high[k, k]) <= LOST * (reduced_from + noise):
+            # no right digit: it is the zero that it cannot be told from
+            F.flags[1] = True
+            rank -= 1
+            for i in range(k, n):
+                C_high[i, k] = C_low[i, k] = 0.0
+            if rank != k:
+                exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, rank)
+            continue
+        inverse = 1.0 / C_high[k, k]
+        inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
+        start = (k + 1) // WIDTH * WIDTH
+        for j in range(start, rank, WIDTH):
+            store(left_size, 0, j, spread(0.0))
+            store(pivot, 0, j, load(C_high, k, j))
+            store(pivot, 1, j, load(C_low, k, j))
+        for j in range(start, k + 1):
+            pivot[0, j] = pivot[1, j] = 0.0  # whole registers are overwritten, L must not be
+        for i in range(k + 1, n):
+            entry = C_high[i, k]
+            factor = entry * inverse
+            rest = fma(entry, inverse, -factor) + (entry * inverse_low + C_low[i, k] * inverse)
+            C_high[i, k] = factor + rest
+            C_low[i, k] = rest - (C_high[i, k] - factor)
+            if entry != 0.0 and abs(C_high[i, k]) < UNDERFLOWS:
+                F.flags[0] = True  # it may leave float64, and be missed when the row opens again
+        for i in range(k + 1, n, 2):
+            subtract_multiple(C_high, C_low, i, k, pivot, start, rank, left_size)
+        k += 1
+    for i in range(rank, n):
+        for j in range(rank, n):
+            C_high[i, j] = C_low[i, j] = 0.0
+    return rank
