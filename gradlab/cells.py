@@ -182,9 +182,7 @@ class VanillaRNNCell(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make U [d, n] and W [n, n], both stored transposed as Keras does, and b [n]."""
         features = input_shape[-1]
-        self.kernel = self.add_weight(
-            shape=(features, self.units), initializer=self.kernel_initializer, name="kernel"
-        )
+        self.kernel = self.add_weight(shape=(features, self.units), initializer=self.kernel_initializer, name="kernel")
         self.recurrent_kernel = self.add_weight(
             shape=(self.units, self.units), initializer=self.recurrent_initializer, name="recurrent_kernel"
         )
@@ -265,9 +263,7 @@ def _activation(activation: Any) -> Callable[[tf.Tensor], tf.Tensor]:
             )
         return activations.BY_NAME[activation]
     if not callable(activation):
-        raise TypeError(
-            f"activation must be a name {sorted(activations.BY_NAME)} or a callable, got {activation!r}"
-        )
+        raise TypeError(f"activation must be a name {sorted(activations.BY_NAME)} or a callable, got {activation!r}")
     return activations.accurate(activation)
 
 

@@ -190,9 +190,7 @@ def _shown(value: Any) -> str:
 # --- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _step_of_cell(
-    cell: Any, input_size: int | None, *, go_backwards: bool = False, stateful: bool = False
-) -> Step:
+def _step_of_cell(cell: Any, input_size: int | None, *, go_backwards: bool = False, stateful: bool = False) -> Step:
     """Return the step of an object with `state_size` and call(inputs, states) -> (output, states)."""
     sizes = keras.tree.flatten(cell.state_size)
     if not sizes or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
@@ -370,9 +368,7 @@ def _recurrence(cell: Any) -> ElementwiseRecurrence | None:
     kernel, recurrent = (
         np.asarray(keras.ops.convert_to_numpy(w), np.float64) for w in (cell.kernel, cell.recurrent_kernel)
     )
-    bias = (
-        np.zeros(cell.units) if cell.bias is None else np.asarray(keras.ops.convert_to_numpy(cell.bias), np.float64)
-    )
+    bias = np.zeros(cell.units) if cell.bias is None else np.asarray(keras.ops.convert_to_numpy(cell.bias), np.float64)
     return ElementwiseRecurrence(
         recurrent_matrix=recurrent.T,
         input_matrix=kernel.T,

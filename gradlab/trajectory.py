@@ -161,9 +161,7 @@ def _checked_inputs(inputs: ArrayLike) -> Array:
         hint = "; add a batch axis with inputs[None]" if array.ndim == 2 else ""
         raise ValueError(f"inputs must be [batch, time, features], got shape {array.shape}{hint}")
     if 0 in array.shape:
-        raise ValueError(
-            f"inputs must have at least one sequence, one step and one feature, got shape {array.shape}"
-        )
+        raise ValueError(f"inputs must have at least one sequence, one step and one feature, got shape {array.shape}")
     # a copy: what the caller does to the array later is not part of the run
     array = real_array("inputs", array).copy()
     good = np.isfinite(array)

@@ -185,9 +185,7 @@ def _unbuilt_twin(cell: Any, dtype: str | None = "float64") -> Any:
     return twin
 
 
-def _pure_function(
-    cell: Any, state_size: Any, dtype: str, *, weights_given: bool = True
-) -> Callable[..., tf.Tensor]:
+def _pure_function(cell: Any, state_size: Any, dtype: str, *, weights_given: bool = True) -> Callable[..., tf.Tensor]:
     """Return the step of a built Keras cell (or a weak reference to one) as a function of its weights."""
     sizes = [int(size) for size in keras.tree.flatten(state_size)]
 
@@ -313,9 +311,7 @@ def _check_same(ours: tf.Tensor, theirs: tf.Tensor, allowance: float) -> None:
     """Raise where a copy of a cell does something else than the cell."""
     difference = _distance(ours, theirs)
     if not difference <= allowance:
-        raise ValueError(
-            f"its configuration gives a cell whose step differs by {difference:.1e} from the original's"
-        )
+        raise ValueError(f"its configuration gives a cell whose step differs by {difference:.1e} from the original's")
 
 
 def _traced(function: Callable[..., tf.Tensor], weights: Any, n: int, input_size: int | None) -> StepFunction:

@@ -105,9 +105,7 @@ def gru(n: int, T: int, gain: float, seed: int) -> Array:
         z, r = logistic(az), logistic(ar)
         ag = r * inner + x[2]
         g = np.tanh(ag)
-        dg = tanh_slope(ag)[:, None] * (
-            (inner * logistic_slope(ar))[:, None] * Wr + r[:, None] * Wg
-        )
+        dg = tanh_slope(ag)[:, None] * ((inner * logistic_slope(ar))[:, None] * Wr + r[:, None] * Wg)
         J[t] = np.diag(z) + ((h - g) * logistic_slope(az))[:, None] * Wz + (1 - z)[:, None] * dg
         h = z * h + (1 - z) * g
     return J

@@ -184,9 +184,7 @@ def linear_cell(gain, units=3, **kwargs):
     return VanillaRNNCell(units, "linear", recurrent_gain=gain, seed=3, dtype="float64", **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("gain", "T", "inside"), [(1e-2, 2000, 150), (3.0, 1000, 640)], ids=["underflow", "overflow"]
-)
+@pytest.mark.parametrize(("gain", "T", "inside"), [(1e-2, 2000, 150), (3.0, 1000, 640)], ids=["underflow", "overflow"])
 def test_log_norms_are_right_where_the_arrays_are_not(gain, T, inside):
     """W = gain·Q: ln‖∂L/∂h_t‖ = (T − t) ln gain + ln‖g_T‖ exactly, to −9210 and to +1099."""
     with warnings.catch_warnings():

@@ -50,9 +50,7 @@ def test_lazy_equals_in_memory(J: Array, chunk: int, monkeypatch: pytest.MonkeyP
 def test_steps_before_the_earliest_time_are_not_read(J: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "CHUNK_BYTES", 1)
     lazy = Recorded(J)
-    np.testing.assert_array_equal(
-        log_singular_values(lazy, times=[20, 9]), log_singular_values(J, times=[20, 9])
-    )
+    np.testing.assert_array_equal(log_singular_values(lazy, times=[20, 9]), log_singular_values(J, times=[20, 9]))
     assert min(a for a, _ in lazy.asked) == 9
 
 

@@ -98,8 +98,7 @@ def test_every_form_of_initial_state_is_the_same_state():
         traj = rollout(layer, INPUTS, form)
         assert np.array_equal(traj.states[:, 0], full)
         assert (
-            np.linalg.norm(output_of(traj) - expected, axis=-1)
-            <= 2 * state_rounding(traj, step_jacobians(traj))[:, 1:]
+            np.linalg.norm(output_of(traj) - expected, axis=-1) <= 2 * state_rounding(traj, step_jacobians(traj))[:, 1:]
         ).all()
     for form in (full[0], full[0].tolist(), [h[0], c[0]]):
         assert np.array_equal(rollout(layer, INPUTS, form).states[:, 0], np.stack([full[0], full[0]]))
