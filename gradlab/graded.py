@@ -64,6 +64,11 @@ def padded(n: int) -> int:
     return WIDTH * (registers + (n >= CROWDED_FROM and registers % 2 == 0))
 
 
+def blocks(n: int) -> int:
+    """Rows enough for loops that take several at once, from any row on."""
+    return (n // WIDTH + 1) * WIDTH
+
+
 def aligned(shape: tuple[int, ...]) -> Array:
     """Zeros, from where a cache line starts: a register that lies across two takes twice as long to store."""
     size = 1
@@ -75,8 +80,8 @@ def aligned(shape: tuple[int, ...]) -> Array:
 
 
 def identity(n: int) -> Graded:
-    """The empty product."""
-    high, low, Y, turned = aligned((4, n, padded(n)))
+    """The empty product. Behind the last row of its matrices there is room for whole blocks of them."""
+    high, low, Y, turned = (matrix[:n] for matrix in aligned((4, blocks(n), padded(n))))
     np.fill_diagonal(high, 1.0)
     np.fill_diagonal(Y, 1.0)
     return Graded(

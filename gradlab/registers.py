@@ -127,6 +127,38 @@ def total(typing_context: Any, x: Any) -> Any:
     return types.float64(register), generate
 
 
+@intrinsic
+def transpose_block(typing_context: Any, A: Any, row: Any, column: Any, B: Any, to_row: Any, to_column: Any) -> Any:
+    """B[to_row : to_row + 8, to_column : to_column + 8] = A[row : row + 8, column : column + 8]ᵀ, without any check."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        A, row, column, B, to_row, to_column = arguments
+        index = [ir.Constant(ir.IntType(64), i) for i in range(WIDTH)]
+        lines = [
+            builder.load(_address(context, builder, signature.args[0], A, builder.add(row, i), column), align=8)
+            for i in index
+        ]
+        for half in (1, 2, 4):  # exchange the off-diagonal halves of blocks twice as large each time
+            for i in range(WIDTH):
+                if i & half:
+                    continue
+                a, b = lines[i], lines[i + half]
+                low = [k if not k & half else WIDTH + k - half for k in range(WIDTH)]
+                high = [k + half if not k & half else WIDTH + k for k in range(WIDTH)]
+                lines[i], lines[i + half] = (
+                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), which))
+                    for which in (low, high)
+                )
+        for i, line in zip(index, lines, strict=True):
+            where = _address(context, builder, signature.args[3], B, builder.add(to_row, i), to_column)
+            builder.store(line, where, align=8)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    good = _rows(A) and _rows(B) and B.mutable
+    return (types.void(A, whole, whole, B, whole, whole), generate) if good else None
+
+
 def _arithmetic(name: str) -> Any:
     """The intrinsic of an operation on two registers."""
 

@@ -33,7 +33,7 @@ def used_by(name: str) -> set[str]:
 
 def in_order() -> list[str]:
     """Return the files, each after those that it uses."""
-    return list(graphlib.TopologicalSorter({name: used_by(name) for name in FILES}).static_order())
+    return list(graphlib.TopologicalSorter({name: sorted(used_by(name)) for name in sorted(FILES)}).static_order())
 
 
 def digest_for(name: str) -> str:

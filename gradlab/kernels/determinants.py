@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, powe
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "eaa4ae768bac0c05"
+COMPILED_WITH = "7675cdad2fc1db95"
 
 
 @compiled

@@ -9,10 +9,10 @@ import math
 import numpy as np
 
 from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import add_row, power_of_two
+from gradlab.kernels.rows import add_combinations, power_of_two, transpose
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "eaa4ae768bac0c05"
+COMPILED_WITH = "7675cdad2fc1db95"
 
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 
@@ -32,27 +32,42 @@ def in_scale(Xt, mantissa, exponent, pivots, out):
     """Put (diag(pivot·d)⁻¹ · X · diag(d))ᵀ into `out`, zero above the diagonal and where a scale is."""
     n = len(pivots)
     inverse = np.zeros(n)
+    irregular = False
     for k in range(n):
         if 1e-90 < abs(pivots[k] * mantissa[k]) < 1e90:
             inverse[k] = 1.0 / (pivots[k] * mantissa[k])
+        else:
+            irregular = True
     for j in range(n):
-        for k in range(out.shape[1]):
-            out[j, k] = 0.0
-        for k in range(j + 1):
+        outside = irregular
+        for k in range(j + 1):  # the rule, without a branch; below 2^-1022 it is zero
             x, e = Xt[j, k] * mantissa[j], exponent[j] - exponent[k]
-            if inverse[k] != 0.0 and abs(x) < 1e90 and e < 400:  # the rule; below 2^-1022 it is zero
-                out[j, k] = x * inverse[k] * power_of_two(e)
-            else:
-                out[j, k] = quotient(x, pivots[k] * mantissa[k], e)
+            outside |= (not abs(x) < 1e90) | (e >= 400)
+            out[j, k] = x * inverse[k] * power_of_two(e)
+        if outside:
+            for k in range(j + 1):
+                x, e = Xt[j, k] * mantissa[j], exponent[j] - exponent[k]
+                if inverse[k] == 0.0 or not abs(x) < 1e90 or e >= 400:
+                    out[j, k] = quotient(x, pivots[k] * mantissa[k], e)
+        for k in range(j + 1, out.shape[1]):
+            out[j, k] = 0.0
 
 
 @compiled
-def apply_triangle(Ut, Y):
-    """Y ← U·Y for a unit upper triangle U."""
-    for k in range(len(Y)):
-        for j in range(k + 1, len(Y)):
-            if abs(Ut[j, k]) > NEGLIGIBLE:
-                add_row(Y, k, Ut[j, k], Y, j, 0, len(Y))
+def apply_triangle(Ut, Y, U):
+    """Y ← U·Y for a unit upper triangle U, its transpose given; Y has whole blocks of rows. U is room."""
+    n = len(Ut)
+    weights = np.zeros((4, n))
+    transpose(Ut, n, U)
+    for k in range(0, n, 4):
+        stop = k + 1
+        for r in range(4):
+            for j in range(k + 1, n):
+                weights[r, j] = 0.0
+                if k + r < j and abs(U[k + r, j]) > NEGLIGIBLE:
+                    weights[r, j] = U[k + r, j]
+                    stop = max(stop, j + 1)
+        add_combinations(Y, k, weights, Y, k + 1, stop, n, 0)
 
 
 @compiled

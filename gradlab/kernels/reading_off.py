@@ -10,10 +10,10 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.reflections import triangle_of
 from gradlab.kernels.rotations import first_rows_felt, triangle_values
-from gradlab.kernels.rows import aligned, largest
+from gradlab.kernels.rows import aligned, blocks, largest
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "194f82a05a345020"
+COMPILED_WITH = "5ace497022681697"
 
 
 @compiled
@@ -61,16 +61,18 @@ def read_off(out, ln_s):
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
     order, order_before, first = np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64)
-    work = aligned((6, n, out.high.shape[2]))
-    A, Rt, Ut, B, Y_before, Rt_of_Y = work[0], work[1], work[2], work[3], work[4], work[5]
+    work = aligned((7, blocks(n), out.high.shape[2]))
+    A, B, Rt, Rt_of_Y, Ut = work[0][:n], work[1][:n], work[2][:n], work[3][:n], work[4][:n]
+    Y, Y_before = work[5], work[6]
     pivots_of_Y = np.empty(n)
     for m in range(M):
-        Y, mantissa, exponent, reading = out.Y[m], out.mantissa[m], out.exponent[m], out.reading[m]
+        mantissa, exponent, reading = out.mantissa[m], out.exponent[m], out.reading[m]
         A[:] = out.high[m]
+        Y[:n] = out.Y[m]
         triangle_of(A)
         upper_transposed(A, Rt, pivots)
         in_scale(Rt, mantissa, exponent, pivots, Ut)
-        apply_triangle(Ut, Y)
+        apply_triangle(Ut, Y, B)
         rescale(mantissa, exponent, pivots)
         for k in range(n):
             reading[k] = abs(1.0 / pivots[k]) if mantissa[k] != 0.0 else 0.0

@@ -10,87 +10,139 @@ import numpy as np
 
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import add_combination, add_row, aligned
-from gradlab.registers import load, spread, store
+from gradlab.kernels.rows import add_combination, aligned, dot, largest
+from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "eaa4ae768bac0c05"
+COMPILED_WITH = "7675cdad2fc1db95"
 
 
 @compiled
-def reflect(A, k, V, place, along, stop):
-    """Make column k of A zero below its diagonal by H = I + scale·v·vᵀ, on whole registers of the columns up to `stop`.
+def reflector(A, k, V, place):
+    """Put v of H = I + scale·v·vᵀ, which makes column k of A zero below its diagonal, into V[place].
 
-    What stands below the diagonal afterwards means nothing. `along` is room, [1, padded].
+    v is zero up to row k and 1 there; A[k, k] is already that of H·A, and what stands below it means nothing any more.
 
     Returns:
-        scale, 0.0 where there was nothing to do; v goes to V[place], from k on.
+        scale, 0.0 where there is nothing to do; then v is zero.
     """
-    n = len(A)
-    size = 0.0
+    n, first = len(A), k // WIDTH * WIDTH
+    for i in range(k + 1):
+        V[place, i] = 0.0
     for i in range(k + 1, n):
-        size = max(size, abs(A[i, k]))
-    if size == 0.0:
-        return 0.0
-    size, below = max(size, abs(A[k, k])), 0.0
-    unit = 1.0 if 1e-140 < size < 1e140 else 1.0 / max(size, 1e-300)  # squares must not leave float64
-    for i in range(k + 1, n):
-        V[place, i] = A[i, k] * unit
-        below += V[place, i] * V[place, i]
-    top = A[k, k] * unit
+        V[place, i] = A[i, k]
+    below, top, unit = dot(V, place, place, first, n), A[k, k], 1.0
+    if not (below > 0.0 and 1e-250 < below + top * top < 1e250):  # squares must not leave float64
+        size = largest(V, place)
+        if size == 0.0:
+            return 0.0
+        unit = 1.0 / max(size, abs(top), 1e-300)
+        for i in range(k + 1, n):
+            V[place, i] *= unit
+        below, top = dot(V, place, place, first, n), top * unit
     beta = -math.copysign(math.sqrt(top * top + below), top)
-    first = top - beta
+    lead = top - beta
+    inverse = spread(1.0 / lead)
+    for i in range(first, n, WIDTH):
+        store(V, place, i, inverse * load(V, place, i))
     V[place, k] = 1.0
-    for i in range(k + 1, n):
-        V[place, i] /= first
-    start = (k + 1) // WIDTH * WIDTH
-    combine(along, V, place, A, k, start, stop, first / beta)
-    for j in range(start, k + 1):
-        along[0, j] = 0.0
-    for i in range(k, n):
-        add_row(A, i, V[place, i], along, 0, start, stop)
     A[k, k] = beta / unit
-    return first / beta
+    return lead / beta
 
 
 @compiled
-def combine(along, V, place, A, k, start, stop, scale):
-    """Put into `along` scale · Σ V[place, i] · A[i] over the rows from k on, in the columns start … stop."""
+def combine(A, V, place, along, scale, first, start, stop):
+    """along[place] = scale · Σ V[place, i] · A[i] over the rows from `first` on, in the columns start … stop."""
     for j in range(start, stop, WIDTH):
-        store(along, 0, j, spread(0.0))
-    add_combination(along, 0, V, place, A, k, len(A), start, stop)
+        store(along, place, j, spread(0.0))
+    add_combination(along, place, V, place, A, first, len(A), start, stop)
     for j in range(start, stop, WIDTH):
-        store(along, 0, j, spread(scale) * load(along, 0, j))
+        store(along, place, j, spread(scale) * load(along, place, j))
+
+
+@compiled
+def reflect(A, V, now, along, after, scale, first, start, stop):
+    """A[i] += V[now, i] · along[now] from row `first` on, and what `combine` would do next, for V[after], on the way.
+
+    Both in the columns start … stop, by whole registers. So each is read and written once for a reflection.
+    """
+    for j in range(start, stop, 2 * WIDTH):
+        x, a, b = load(along, now, j), spread(0.0), spread(0.0)
+        if j + WIDTH < stop:
+            k = j + WIDTH
+            y = load(along, now, k)
+            for i in range(first, len(A)):
+                v, w = spread(V[now, i]), spread(V[after, i])
+                r, s = fma(v, x, load(A, i, j)), fma(v, y, load(A, i, k))
+                store(A, i, j, r)
+                store(A, i, k, s)
+                a, b = fma(w, r, a), fma(w, s, b)
+            store(along, after, k, spread(scale) * b)
+        else:
+            for i in range(first, len(A)):
+                r = fma(spread(V[now, i]), x, load(A, i, j))
+                store(A, i, j, r)
+                a = fma(spread(V[after, i]), r, a)
+        store(along, after, j, spread(scale) * a)
+
+
+@compiled
+def triangularise(A, K, V, along, scales):
+    """Make the first K columns of A [n, padded] R of A = Q·R, on and above the diagonal; what is below means nothing.
+
+    The reflections are put into the rows of V and into `scales`; `along` is room for as many rows of A. Where there are
+    two rows alone, only the last two reflections are kept.
+    """
+    n, rows = len(A), len(V)
+    count = min(K, n - 1)
+    for k in range(count):
+        now = k % rows
+        if k == 0:
+            scales[now] = reflector(A, 0, V, now)
+            combine(A, V, now, along, scales[now], 0, 0, K)
+        for j in range(k // WIDTH * WIDTH, k + 1):
+            along[now, j] = 0.0  # whole registers are overwritten, what is done must not be
+        if k + 1 == K:
+            return
+        after = (k + 1) % rows
+        step = along[now, k + 1]
+        for i in range(k, n):
+            A[i, k + 1] += V[now, i] * step
+        along[now, k + 1] = 0.0
+        scales[after] = reflector(A, k + 1, V, after) if k + 1 < count else 0.0
+        reflect(A, V, now, along, after, scales[after], k, (k + 1) // WIDTH * WIDTH, K)
 
 
 @compiled
 def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
-    along, v = aligned((1, A.shape[1])), np.zeros((1, len(A)))
-    for k in range(len(A) - 1):
-        reflect(A, k, v, 0, along, len(A))
+    room = aligned((2, 2, A.shape[1]))
+    triangularise(A, len(A), room[0], room[1], np.zeros(2))
 
 
 @compiled
 def orthonormal(C, Q, r):
     """Q and r = |diag R| of each C = Q·R [B, n, k] by reflections."""
     B, n, K = C.shape
-    width = -(-K // WIDTH) * WIDTH
-    A, H, V = aligned((n, width)), aligned((n, width)), np.zeros((K, n))
-    along, scales = aligned((1, width)), np.zeros(K)
+    width, height = -(-K // WIDTH) * WIDTH, -(-n // WIDTH) * WIDTH
+    A, H, V = aligned((n, width)), aligned((n, width)), aligned((K, height))
+    along, scales = aligned((K, width)), np.zeros(K)
     for b in range(B):
+        V[:] = 0.0
+        scales[:] = 0.0
         for i in range(n):
             for k in range(K):
                 A[i, k] = C[b, i, k]
                 H[i, k] = 1.0 if i == k else 0.0
+        triangularise(A, K, V, along, scales)
         for k in range(K):
-            scales[k] = reflect(A, k, V, k, along, K)
             r[b, k] = abs(A[k, k])
+        combine(H, V, K - 1, along, scales[K - 1], K - 1, (K - 1) // WIDTH * WIDTH, K)
         for k in range(K - 1, -1, -1):
-            if scales[k] != 0.0:
-                start = k // WIDTH * WIDTH
-                combine(along, V, k, H, k, start, K, scales[k])
-                for i in range(k, n):
-                    add_row(H, i, V[k, i], along, 0, start, K)
+            after = max(k - 1, 0)
+            start = after // WIDTH * WIDTH
+            for j in range(start, k // WIDTH * WIDTH):
+                along[k, j] = 0.0  # what the register before has not been combined for
+            reflect(H, V, k, along, after, scales[after], after, start, K)
         for i in range(n):
             for k in range(K):
                 Q[b, i, k] = H[i, k]

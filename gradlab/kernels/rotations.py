@@ -14,7 +14,7 @@ from gradlab.kernels.rows import dot, power_of_two
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "eaa4ae768bac0c05"
+COMPILED_WITH = "7675cdad2fc1db95"
 
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …

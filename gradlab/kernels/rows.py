@@ -9,11 +9,12 @@ import math
 from gradlab import graded
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.registers import fma, from_bits, load, spread, store, total
+from gradlab.registers import fma, from_bits, load, spread, store, total, transpose_block
 
-COMPILED_WITH = "7983c2900dd07553"
+COMPILED_WITH = "7fc53290ccd10041"
 
 aligned = compiled(graded.aligned)
+blocks = compiled(graded.blocks)
 
 
 @compiled
@@ -95,25 +96,54 @@ def add_combination(M, row, weights, which, A, first, last, start, stop):
 
 
 @compiled
-def add_combinations(M, row, weights, which, A, first, last, stop):
-    """`add_combination` to rows `row` and `row + 1`, with the weights `which` and `which + 1`, from column 0 on."""
+def add_combinations(M, row, weights, A, first, last, stop, triangle):
+    """M[row + r] += Σ weights[r, m] · A[m] over first ≤ m < last for r = 0 … 3, by whole registers of `stop` columns.
+
+    M may be A: rows are read before they are written. `triangle` is 1 for an upper triangle A, −1 for a lower one:
+    where all of a register is zero it is passed over.
+    """
     for j in range(0, stop, 2 * WIDTH):
-        a, b = load(M, row, j), load(M, row + 1, j)
-        if j + WIDTH < stop:
-            c, d = load(M, row, j + WIDTH), load(M, row + 1, j + WIDTH)
-            for m in range(first, last):
-                u, v = spread(weights[which, m]), spread(weights[which + 1, m])
-                x, y = load(A, m, j), load(A, m, j + WIDTH)
-                a, b = fma(u, x, a), fma(v, x, b)
-                c, d = fma(u, y, c), fma(v, y, d)
-            store(M, row, j + WIDTH, c)
-            store(M, row + 1, j + WIDTH, d)
-        else:
-            for m in range(first, last):
+        start = max(first, j) if triangle < 0 else first
+        end = min(last, j + 2 * WIDTH) if triangle > 0 else last
+        if start >= end:
+            continue
+        a, b, c, d = load(M, row, j), load(M, row + 1, j), load(M, row + 2, j), load(M, row + 3, j)
+        if j + WIDTH >= stop:
+            for m in range(start, end):
                 x = load(A, m, j)
-                a, b = fma(spread(weights[which, m]), x, a), fma(spread(weights[which + 1, m]), x, b)
+                a = fma(spread(weights[0, m]), x, a)
+                b = fma(spread(weights[1, m]), x, b)
+                c = fma(spread(weights[2, m]), x, c)
+                d = fma(spread(weights[3, m]), x, d)
+        else:
+            k = j + WIDTH
+            e, f, g, h = load(M, row, k), load(M, row + 1, k), load(M, row + 2, k), load(M, row + 3, k)
+            for m in range(start, end):
+                x, y = load(A, m, j), load(A, m, k)
+                w = spread(weights[0, m])
+                a, e = fma(w, x, a), fma(w, y, e)
+                w = spread(weights[1, m])
+                b, f = fma(w, x, b), fma(w, y, f)
+                w = spread(weights[2, m])
+                c, g = fma(w, x, c), fma(w, y, g)
+                w = spread(weights[3, m])
+                d, h = fma(w, x, d), fma(w, y, h)
+            store(M, row, k, e)
+            store(M, row + 1, k, f)
+            store(M, row + 2, k, g)
+            store(M, row + 3, k, h)
         store(M, row, j, a)
         store(M, row + 1, j, b)
+        store(M, row + 2, j, c)
+        store(M, row + 3, j, d)
+
+
+@compiled
+def transpose(A, n, At):
+    """At[:n, :n] = A[:n, :n]ᵀ, by whole blocks: what stands beyond in A gets into At as well."""
+    for i in range(0, n, WIDTH):
+        for j in range(0, n, WIDTH):
+            transpose_block(A, i, j, At, j, i)
 
 
 @compiled

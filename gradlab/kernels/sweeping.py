@@ -11,12 +11,12 @@ import numpy as np
 from gradlab.graded import PATTERNS, UNIT, WIDTH
 from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
-from gradlab.kernels.rows import add_combination, add_combinations, aligned, largest, power_of_two, scaled
+from gradlab.kernels.rows import add_combinations, add_row, aligned, blocks, largest, power_of_two, scaled, transpose
 from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
 from gradlab.registers import load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "3e12ce955efba6ab"
+COMPILED_WITH = "eb00a36de5d36cfb"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -32,37 +32,46 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
     n = len(F.rows)
     pattern = F.steps[0] % PATTERNS
     weights = np.zeros((4, n))
-    for j in range(0, n, 2):  # M, transposed like `turned`, two rows at a time
-        for i in range(j, min(j + 2, n)):
+    transpose(C_size, n, M)  # M is transposed like `turned`
+    for j in range(0, n, 4):
+        rows = min(4, n - j)
+        for r in range(rows):
+            for m in range(j + rows):
+                weights[r, m] = abs(Rt[j + r, m])
+        add_combinations(M, j, weights, L_size, 0, j + rows, n, 1)  # reduced from numbers as large as |L|·|R|
+        for i in range(j, j + rows):
+            for k in range(0, n, WIDTH):
+                store(M, i, k, load(examples, pattern + i, k) * load(M, i, k))
+        first = n
+        for r in range(rows):
             for m in range(n):
-                weights[i - j, m] = abs(Rt[i, m])
-                weights[i - j + 2, m] = F.turned[columns[i], columns[m]]
-        for k in range(n):
-            M[j, k] = C_size[k, j]
-            M[j + 1, k] = C_size[k, j + 1] if j + 1 < n else 0.0
-        add_combinations(M, j, weights, 0, L_size, 0, min(j + 2, n), n)  # reduced from numbers as large as |L|·|R|
-        for k in range(0, n, WIDTH):
-            store(M, j, k, load(examples, pattern + j, k) * load(M, j, k))
-            store(M, j + 1, k, load(examples, pattern + j + 1, k) * load(M, j + 1, k))
-        add_combinations(M, j, weights, 2, Rt, 0, n, n)
-    for j in range(n):
-        for m in range(j):
-            weights[0, m] = -Rt[j, m]
-        add_combination(M, j, weights, 0, M, 0, j, 0, n)
-        inverse = spread(1.0 / Rt[j, j]) if j < rank else spread(0.0)
-        for k in range(0, n, WIDTH):
-            store(M, j, k, inverse * load(M, j, k))
+                weights[r, m] = F.turned[columns[j + r], columns[m]]
+                if weights[r, m] != 0.0 and m < first:
+                    first = m
+        add_combinations(M, j, weights, Rt, first, n, n, -1)
+        for r in range(rows):
+            for m in range(j):
+                weights[r, m] = -Rt[j + r, m]
+        add_combinations(M, j, weights, M, 0, j, n, 0)
+        for i in range(j, j + rows):
+            for m in range(j, i):
+                add_row(M, i, -Rt[i, m], M, m, 0, n)
+            inverse = spread(1.0 / Rt[i, i]) if i < rank else spread(0.0)
+            for k in range(0, n, WIDTH):
+                store(M, i, k, inverse * load(M, i, k))
     in_scale(M, F.mantissa, F.exponent, pivots, room)
-    before = F.error.copy()
+    before, errors = F.error.copy(), np.zeros(n)
+    for j in range(rank):
+        for k in range(j + 1):
+            errors[k] = max(errors[k], abs(room[j, k] * pivots[j]))
     for k in range(n):
-        error = 0.0
-        for j in range(k, rank):
-            error = max(error, abs(room[j, k] * pivots[j]))
-        F.error[k] = before[columns[k]] + error
+        F.error[k] = before[columns[k]] + errors[k]
     for j in range(n):
-        for k in range(n):
-            F.turned[j, k] = M[j, k] if k > j else 0.0
-            if k > j and not abs(M[j, k]) < 1.0 / UNIT:  # NaN is not, either: nothing is known of this column
+        for k in range(j + 1):
+            F.turned[j, k] = 0.0
+        for k in range(j + 1, n):
+            F.turned[j, k] = M[j, k]
+            if not abs(M[j, k]) < 1.0 / UNIT:  # NaN is not, either: nothing is known of this column
                 F.turned[j, k], F.error[j] = 0.0, np.inf
 
 
@@ -74,29 +83,34 @@ def refactor(C_high, C_low, C_size, F, examples, work):
     j > k: the ratio is taken from the exponents.
 
     Args:
-        C_high: [n + 1, padded], rows in their own order, and one of zeros.
+        C_high: [whole blocks of rows, padded], rows in their own order, zero from row n on.
         C_low: the same.
         C_size: the same, as in `eliminate`.
         F: the product, its C apart.
         examples: `examples_of_rounding`.
-        work: room, [5, n + 1, padded].
+        work: room for five such matrices.
     """
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
     Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
     rank = eliminate(C_high, C_low, C_size, F, columns, aligned((1, C_high.shape[1])))
+    transpose(C_high, n, L_size)
     for j in range(n):
-        for k in range(C_high.shape[1]):
-            Rt[j, k] = C_high[k, j] if k <= j and k < rank else 0.0
-            L_size[j, k] = abs(C_high[k, j]) if j < k < n and j < rank else 0.0
+        stop = min(j + 1, rank)
+        for k in range(stop):
+            Rt[j, k] = L_size[j, k]
+            L_size[j, k] = 0.0
+        for k in range(stop, C_high.shape[1]):
+            Rt[j, k] = 0.0
+            L_size[j, k] = abs(L_size[j, k]) if j < rank else 0.0
         L_size[j, j] = 1.0
         if j < rank:
             pivots[j] = C_high[j, j] + C_low[j, j]
     in_scale(Rt, F.mantissa, F.exponent, pivots, Ut)
-    Y[:n] = F.Y
     for k in range(n):
-        F.Y[k] = Y[columns[k]]
-    apply_triangle(Ut, F.Y)
+        Y[k] = F.Y[columns[k]]
+    apply_triangle(Ut[:n], Y, M)
+    F.Y[:] = Y[:n]
     count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, Ut)
     rescale(F.mantissa, F.exponent, pivots)
     for k in range(n):
@@ -149,9 +163,9 @@ def sweep(F, J, wanted, examples, out):
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
     unit = np.empty((n, n))
-    C = aligned((3, n + 1, F.high.shape[1]))  # one row more, for an odd n
+    C = aligned((3, blocks(n), F.high.shape[1]))
     C_high, C_low, C_size = C[0], C[1], C[2]  # taken apart otherwise they would not count as contiguous
-    work = aligned((5, n + 1, F.high.shape[1]))
+    work = aligned((5, blocks(n), F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
         low, high, split = row_exponents(J[s], exponents)

@@ -11,7 +11,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, larger, load, spread, store
 
-COMPILED_WITH = "eaa4ae768bac0c05"
+COMPILED_WITH = "7675cdad2fc1db95"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
@@ -29,37 +29,62 @@ def add_product(high, low, a, x, x_low):
 
 
 @compiled
+def add_anchored(anchored, low, other_low, a, x, x_low):
+    """Add a · (x + x_low) to `anchored` + `low` + `other_low`.
+
+    `anchored` is a sum on top of a number so large that it never falls below half of it: so two subtractions that would
+    have to be rounded are exact (Sterbenz), and what a step loses is known at the price of one operation.
+    """
+    after = fma(a, x, anchored)
+    return after, low + fma(a, x, anchored - after), fma(a, x_low, other_low)
+
+
+@compiled
+def store_twofold(C_high, C_low, i, j, high, low):
+    """Store high + low as two numbers that do not overlap."""
+    total = high + low
+    part = total - high
+    store(C_high, i, j, total)
+    store(C_low, i, j, (high - (total - part)) + (low - part))
+
+
+@compiled
 def multiply(step, F, C_high, C_low, C_size):
-    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F: products and sums without rounding, but for the low.
+    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F, in twice the digits.
 
     C_size = |step|ᵀ · |C|, to which its rounding is relative.
     """
     n, zero = len(step), spread(0.0)
-    columns = np.zeros((2, n))
-    for i in range(0, n, 2):  # two rows at a time
+    columns, sizes = np.zeros((4, n)), np.zeros((4, n))
+    for i in range(0, n, 4):  # four rows at a time
         for k in range(n):
-            columns[0, k] = step[F.rows[k], i]
-            columns[1, k] = step[F.rows[k], i + 1] if i + 1 < n else 0.0
+            for r in range(4):
+                columns[r, k] = step[F.rows[k], i + r] if i + r < n else 0.0
+                sizes[r, k] = abs(columns[r, k])
         for j in range(0, n, WIDTH):
-            high = low = other_high = other_low = zero
-            size = other_size = zero
+            size_a = size_b = size_c = size_d = zero
             for k in range(j, n):  # a row of the triangle is zero beyond its diagonal
+                x = larger(load(F.high, k, j), zero)
+                size_a = fma(spread(sizes[0, k]), x, size_a)
+                size_b = fma(spread(sizes[1, k]), x, size_b)
+                size_c = fma(spread(sizes[2, k]), x, size_c)
+                size_d = fma(spread(sizes[3, k]), x, size_d)
+            store(C_size, i, j, size_a)
+            store(C_size, i + 1, j, size_b)
+            store(C_size, i + 2, j, size_c)
+            store(C_size, i + 3, j, size_d)
+            a, b, c, d = size_a + size_a, size_b + size_b, size_c + size_c, size_d + size_d
+            a_low = b_low = c_low = d_low = a_rest = b_rest = c_rest = d_rest = zero
+            for k in range(j, n):
                 x, x_low = load(F.high, k, j), load(F.low, k, j)
-                x_size = larger(x, zero)
-                a = spread(columns[0, k])
-                size = fma(larger(a, zero), x_size, size)
-                high, low = add_product(high, low, a, x, x_low)
-                a = spread(columns[1, k])
-                other_size = fma(larger(a, zero), x_size, other_size)
-                other_high, other_low = add_product(other_high, other_low, a, x, x_low)
-            store(C_size, i, j, size)
-            store(C_size, i + 1, j, other_size)
-            total = high + low
-            store(C_high, i, j, total)
-            store(C_low, i, j, low - (total - high))
-            total = other_high + other_low
-            store(C_high, i + 1, j, total)
-            store(C_low, i + 1, j, other_low - (total - other_high))
+                a, a_low, a_rest = add_anchored(a, a_low, a_rest, spread(columns[0, k]), x, x_low)
+                b, b_low, b_rest = add_anchored(b, b_low, b_rest, spread(columns[1, k]), x, x_low)
+                c, c_low, c_rest = add_anchored(c, c_low, c_rest, spread(columns[2, k]), x, x_low)
+                d, d_low, d_rest = add_anchored(d, d_low, d_rest, spread(columns[3, k]), x, x_low)
+            store_twofold(C_high, C_low, i, j, a - (size_a + size_a), a_low + a_rest)
+            store_twofold(C_high, C_low, i + 1, j, b - (size_b + size_b), b_low + b_rest)
+            store_twofold(C_high, C_low, i + 2, j, c - (size_c + size_c), c_low + c_rest)
+            store_twofold(C_high, C_low, i + 3, j, d - (size_d + size_d), d_low + d_rest)
 
 
 @compiled
@@ -114,7 +139,7 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
     exceeds 1. Elimination, unlike reflections, leaves a row as small as it was: a saturated unit is not drowned.
 
     Args:
-        C_high: [n + 1, padded], the last row zero.
+        C_high: [whole blocks of rows, padded], zero from row n on.
         C_low: the same.
         C_size: the same, what the rounding of C is relative to.
         F: gives d, and takes the new order of d and of the rows.
