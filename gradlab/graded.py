@@ -65,8 +65,8 @@ def padded(n: int) -> int:
 
 
 def blocks(n: int) -> int:
-    """Rows enough for loops that take several at once, from any row on."""
-    return (n // WIDTH + 1) * WIDTH
+    """Rows enough for loops that take two registers of them at once, or a few from any row on."""
+    return (n // (2 * WIDTH) + 1) * 2 * WIDTH
 
 
 def aligned(shape: tuple[int, ...]) -> Array:

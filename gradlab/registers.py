@@ -31,23 +31,34 @@ class Register(types.Type):
 
 register = Register()
 _double, _bits = ir.DoubleType(), ir.IntType(64)
-_vector = ir.VectorType(_double, WIDTH)
+VECTOR = ir.VectorType(_double, WIDTH)
 
 
 @extending.register_model(Register)
 class _Model(extending.models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _vector)
+        super().__init__(manager, kind, VECTOR)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+def address(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
     """Where Register A[row, column : column + 8] of a contiguous A lies."""
     A = make_array(kind)(context, builder, array)
     offset = builder.add(builder.mul(row, builder.extract_value(A.shape, 1)), column)
-    return builder.bitcast(builder.gep(A.data, [offset]), _vector.as_pointer())
+    return builder.bitcast(builder.gep(A.data, [offset]), VECTOR.as_pointer())
 
 
-def _rows(A: Any) -> bool:
+def shuffled(builder: Any, a: Any, b: Any, which: list[int]) -> Any:
+    """The vector of these places of a and, counted on, b."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(which)), which))
+
+
+def spread_in(builder: Any, x: Any) -> Any:
+    """The vector of eight times x."""
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), x, ir.IntType(32)(0))
+    return shuffled(builder, first, first, [0] * WIDTH)
+
+
+def of_rows(A: Any) -> bool:
     """Whether A is what `load` and `store` may touch: anything else would be memory corrupted."""
     return isinstance(A, types.Array) and A.ndim == 2 and A.layout == "C" and A.dtype == types.float64
 
@@ -57,9 +68,9 @@ def load(typing_context: Any, A: Any, row: Any, column: Any) -> Any:
     """A[row, column : column + 8] of a contiguous A, without any check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *arguments), align=8)
+        return builder.load(address(context, builder, signature.args[0], *arguments), align=8)
 
-    return (register(A, types.int64, types.int64), generate) if _rows(A) else None
+    return (register(A, types.int64, types.int64), generate) if of_rows(A) else None
 
 
 @intrinsic
@@ -67,10 +78,10 @@ def store(typing_context: Any, A: Any, row: Any, column: Any, x: Any) -> Any:
     """A[row, column : column + 8] = x for a contiguous A, without any check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[3], _address(context, builder, signature.args[0], *arguments[:3]), align=8)
+        builder.store(arguments[3], address(context, builder, signature.args[0], *arguments[:3]), align=8)
         return context.get_dummy_value()
 
-    return (types.void(A, types.int64, types.int64, register), generate) if _rows(A) and A.mutable else None
+    return (types.void(A, types.int64, types.int64, register), generate) if of_rows(A) and A.mutable else None
 
 
 @intrinsic
@@ -78,9 +89,7 @@ def spread(typing_context: Any, x: Any) -> Any:
     """Eight times x."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = builder.insert_element(ir.Constant(_vector, ir.Undefined), arguments[0], ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-        return builder.shuffle_vector(first, ir.Constant(_vector, ir.Undefined), zeros)
+        return spread_in(builder, arguments[0])
 
     return register(types.float64), generate
 
@@ -88,7 +97,7 @@ def spread(typing_context: Any, x: Any) -> Any:
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c, rounded once, of float64 or registers."""
-    kind, native, name = (register, _vector, "v8f64") if isinstance(a, Register) else (types.float64, _double, "f64")
+    kind, native, name = (register, VECTOR, "v8f64") if isinstance(a, Register) else (types.float64, _double, "f64")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(native, [native] * 3)
@@ -104,10 +113,32 @@ def larger(typing_context: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         whole = ir.VectorType(_bits, WIDTH)
         mask = ir.Constant(whole, [(1 << 63) - 1] * WIDTH)
-        a, b = (builder.bitcast(builder.and_(builder.bitcast(x, whole), mask), _vector) for x in arguments)
+        a, b = (builder.bitcast(builder.and_(builder.bitcast(x, whole), mask), VECTOR) for x in arguments)
         return builder.select(builder.fcmp_ordered(">", b, a), b, a)
 
     return register(register, register), generate
+
+
+@intrinsic
+def where_greater(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    """In each place x if a > b, else y; y where one is NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b, x, y = arguments
+        return builder.select(builder.fcmp_ordered(">", a, b), x, y)
+
+    return register(register, register, register, register), generate
+
+
+@intrinsic
+def root(typing_context: Any, x: Any) -> Any:
+    """√x in each place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(VECTOR, [VECTOR])
+        return builder.call(get_or_insert_function(builder.module, function, "llvm.sqrt.v8f64"), arguments)
+
+    return register(register), generate
 
 
 @intrinsic
@@ -117,46 +148,10 @@ def total(typing_context: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (x,) = arguments
         for half in (4, 2, 1):
-            parts = [
-                builder.shuffle_vector(x, x, ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(a, a + half))))
-                for a in (0, half)
-            ]
-            x = builder.fadd(*parts)
+            x = builder.fadd(*(shuffled(builder, x, x, list(range(a, a + half))) for a in (0, half)))
         return builder.extract_element(x, ir.IntType(32)(0))
 
     return types.float64(register), generate
-
-
-@intrinsic
-def transpose_block(typing_context: Any, A: Any, row: Any, column: Any, B: Any, to_row: Any, to_column: Any) -> Any:
-    """B[to_row : to_row + 8, to_column : to_column + 8] = A[row : row + 8, column : column + 8]ᵀ, without any check."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        A, row, column, B, to_row, to_column = arguments
-        index = [ir.Constant(ir.IntType(64), i) for i in range(WIDTH)]
-        lines = [
-            builder.load(_address(context, builder, signature.args[0], A, builder.add(row, i), column), align=8)
-            for i in index
-        ]
-        for half in (1, 2, 4):  # exchange the off-diagonal halves of blocks twice as large each time
-            for i in range(WIDTH):
-                if i & half:
-                    continue
-                a, b = lines[i], lines[i + half]
-                low = [k if not k & half else WIDTH + k - half for k in range(WIDTH)]
-                high = [k + half if not k & half else WIDTH + k for k in range(WIDTH)]
-                lines[i], lines[i + half] = (
-                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), which))
-                    for which in (low, high)
-                )
-        for i, line in zip(index, lines, strict=True):
-            where = _address(context, builder, signature.args[3], B, builder.add(to_row, i), to_column)
-            builder.store(line, where, align=8)
-        return context.get_dummy_value()
-
-    whole = types.int64
-    good = _rows(A) and _rows(B) and B.mutable
-    return (types.void(A, whole, whole, B, whole, whole), generate) if good else None
 
 
 def _arithmetic(name: str) -> Any:
@@ -172,7 +167,7 @@ def _arithmetic(name: str) -> Any:
     return operation
 
 
-_sum, _difference, _product = _arithmetic("fadd"), _arithmetic("fsub"), _arithmetic("fmul")
+_sum, _difference, _product, _quotient = (_arithmetic(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
 
 
 @overload(operator.add)
@@ -191,6 +186,12 @@ def _subtract(a, b):
 def _multiply(a, b):
     if isinstance(a, Register) and isinstance(b, Register):
         return lambda a, b: _product(a, b)
+
+
+@overload(operator.truediv)
+def _divide(a, b):
+    if isinstance(a, Register) and isinstance(b, Register):
+        return lambda a, b: _quotient(a, b)
 
 
 @intrinsic

@@ -12,7 +12,9 @@ import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent / "gradlab"
-FILES = {"graded", "registers", "scales"} | {f"kernels/{path.stem}" for path in SOURCE.glob("kernels/*.py")}
+FILES = {"graded", "registers", "row_blocks", "scales"} | {
+    f"kernels/{path.stem}" for path in SOURCE.glob("kernels/*.py")
+}
 LINE = re.compile(r'^COMPILED_WITH = "(.*)"$', re.MULTILINE)
 
 

@@ -125,7 +125,8 @@ def test_no_size_is_special(n: int) -> None:
 def test_values_of_a_triangle(n: int, gap: int) -> None:
     """Rows that act on their neighbours only, and on all others by way of them, however close they are in scale."""
     U = np.eye(n) + 0.5 * np.eye(n, k=1) * 2.0**-gap
-    Ut, room, ln_s = graded.aligned((n, graded.padded(n))), graded.aligned((n, graded.padded(n))), np.empty(n)
+    Ut, room = graded.aligned((2, graded.blocks(n), graded.padded(n)))
+    Ut, ln_s = Ut[:n], np.empty(n)
     Ut[:, :n] = U.T
     mantissa, exponent, first = np.full(n, 0.5), -gap * np.arange(n), np.empty(n, np.int64)
     rotations.first_rows_felt(Ut, mantissa, exponent, first)

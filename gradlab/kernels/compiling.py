@@ -16,3 +16,8 @@ def compiled(function: Any) -> Any:
         return njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep it
         return njit(nogil=True, error_model="numpy")(function)
+
+
+def inlined(function: Any) -> Any:
+    """Compile into whatever calls it: a call that hands over several arrays costs more than a short function does."""
+    return njit(nogil=True, error_model="numpy", forceinline=True)(function)

@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, powe
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "7675cdad2fc1db95"
+COMPILED_WITH = "fb07bb93f34a5f3d"
 
 
 @compiled

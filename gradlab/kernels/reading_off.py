@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, largest
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "5ace497022681697"
+COMPILED_WITH = "185d9323b6049462"
 
 
 @compiled

@@ -9,9 +9,10 @@ import math
 from gradlab import graded
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.registers import fma, from_bits, load, spread, store, total, transpose_block
+from gradlab.registers import fma, from_bits, load, spread, store, total
+from gradlab.row_blocks import transpose_block
 
-COMPILED_WITH = "7fc53290ccd10041"
+COMPILED_WITH = "66deca7dec71281b"
 
 aligned = compiled(graded.aligned)
 blocks = compiled(graded.blocks)

@@ -16,7 +16,7 @@ from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
 from gradlab.registers import load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "eb00a36de5d36cfb"
+COMPILED_WITH = "4de81b55b3ceeacc"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64

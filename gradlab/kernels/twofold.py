@@ -11,7 +11,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, larger, load, spread, store
 
-COMPILED_WITH = "7675cdad2fc1db95"
+COMPILED_WITH = "fb07bb93f34a5f3d"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
