@@ -142,6 +142,20 @@ def root(typing_context: Any, x: Any) -> Any:
 
 
 @intrinsic
+def greatest(typing_context: Any, x: Any) -> Any:
+    """The largest of the eight, none of which is NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        for half in (4, 2, 1):
+            a, b = (shuffled(builder, x, x, list(range(start, start + half))) for start in (0, half))
+            x = builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        return builder.extract_element(x, ir.IntType(32)(0))
+
+    return types.float64(register), generate
+
+
+@intrinsic
 def total(typing_context: Any, x: Any) -> Any:
     """The sum of the eight, in pairs."""
 

@@ -10,21 +10,21 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.reflections import triangle_of
 from gradlab.kernels.rotations import first_rows_felt, triangle_values
-from gradlab.kernels.rows import aligned, blocks, largest
+from gradlab.kernels.rows import aligned, blocks, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "185d9323b6049462"
+COMPILED_WITH = "417ec81f2f937d6b"
 
 
 @compiled
 def upper_transposed(A, Rt, pivots):
     """Rᵀ and its diagonal, for R on and above the diagonal of A."""
-    for j in range(len(A)):
-        row = Rt[j]
-        row[:] = 0.0
-        for k in range(j + 1):
-            row[k] = A[k, j]
-        pivots[j] = A[j, j]
+    n = len(A)
+    transpose(A, n, Rt)
+    for j in range(n):
+        pivots[j] = Rt[j, j]
+        for k in range(j + 1, Rt.shape[1]):
+            Rt[j, k] = 0.0
 
 
 @compiled
@@ -83,9 +83,9 @@ def read_off(out, ln_s):
         if not (np.array_equal(order, order_before) and np.array_equal(Y, Y_before)):  # Y stands still at long lags
             for k in range(n):
                 order_before[k] = order[k]
-                for a in range(n):
-                    Y_before[k, a] = Y[k, a]
-                    B[a, k] = Y[order[k], a]
+                Y_before[k] = Y[k]
+                A[k] = Y[order[k]]
+            transpose(A, n, B)
             triangle_of(B)
             upper_transposed(B, Rt_of_Y, pivots_of_Y)
         for x in (mantissa, reading, out.swept[m]):

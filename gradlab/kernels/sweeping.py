@@ -13,10 +13,10 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.rows import add_combinations, add_row, aligned, blocks, largest, power_of_two, scaled, transpose
 from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
-from gradlab.registers import load, spread, store
+from gradlab.registers import larger, load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "4de81b55b3ceeacc"
+COMPILED_WITH = "7e3b292c74ff8854"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -44,10 +44,13 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
                 store(M, i, k, load(examples, pattern + i, k) * load(M, i, k))
         first = n
         for r in range(rows):
+            before = columns[j + r]
             for m in range(n):
-                weights[r, m] = F.turned[columns[j + r], columns[m]]
-                if weights[r, m] != 0.0 and m < first:
-                    first = m
+                weights[r, m] = F.turned[before, columns[m]]
+            m = 0
+            while m < first and weights[r, m] == 0.0:
+                m += 1
+            first = m
         add_combinations(M, j, weights, Rt, first, n, n, -1)
         for r in range(rows):
             for m in range(j):
@@ -60,19 +63,25 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
             for k in range(0, n, WIDTH):
                 store(M, i, k, inverse * load(M, i, k))
     in_scale(M, F.mantissa, F.exponent, pivots, room)
-    before, errors = F.error.copy(), np.zeros(n)
+    before, errors = F.error.copy(), aligned((1, room.shape[1]))
     for j in range(rank):
-        for k in range(j + 1):
-            errors[k] = max(errors[k], abs(room[j, k] * pivots[j]))
+        size = spread(abs(pivots[j]))
+        for k in range(0, j + 1, WIDTH):
+            store(errors, 0, k, larger(load(errors, 0, k), size * load(room, j, k)))
     for k in range(n):
-        F.error[k] = before[columns[k]] + errors[k]
+        F.error[k] = before[columns[k]] + errors[0, k]
     for j in range(n):
         for k in range(j + 1):
             F.turned[j, k] = 0.0
+        unknown = 0
         for k in range(j + 1, n):
             F.turned[j, k] = M[j, k]
-            if not abs(M[j, k]) < 1.0 / UNIT:  # NaN is not, either: nothing is known of this column
-                F.turned[j, k], F.error[j] = 0.0, np.inf
+            unknown += not abs(M[j, k]) < 1.0 / UNIT  # NaN is not, either
+        if unknown > 0:  # nothing is known of this column
+            F.error[j] = np.inf
+            for k in range(j + 1, n):
+                if not abs(M[j, k]) < 1.0 / UNIT:
+                    F.turned[j, k] = 0.0
 
 
 @compiled
@@ -93,7 +102,7 @@ def refactor(C_high, C_low, C_size, F, examples, work):
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
     Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
-    rank = eliminate(C_high, C_low, C_size, F, columns, aligned((1, C_high.shape[1])))
+    rank = eliminate(C_high, C_low, C_size, F, columns)
     transpose(C_high, n, L_size)
     for j in range(n):
         stop = min(j + 1, rank)

@@ -4,28 +4,32 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradlab.graded import UNIT, WIDTH
-from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import aligned, exchange, largest_below, power_of_two
-from gradlab.registers import bits_of, fma, larger, load, spread, store
+from gradlab.kernels.compiling import compiled, inlined
+from gradlab.kernels.rows import add_row, aligned, exchange, largest_below, power_of_two
+from gradlab.registers import bits_of, fma, greatest, larger, load, spread, store, total, where_greater
 
-COMPILED_WITH = "fb07bb93f34a5f3d"
+COMPILED_WITH = "dbfe420febda7e83"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
+HELD = 2.0**-400  # a scaled size relative to another one that is right though some are rounded to zero
+LEFT, SCALE, REDUCED, NOISE, TILT = range(5)  # for each column: its largest entry left, d, Σ|R|, Σ C_size, Σ|R/diag R|
 UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
 
 
-@compiled
+@inlined
 def add_product(high, low, a, x, x_low):
     """(high, low) + a · (x + x_low): the product and the sum of high parts without rounding, what is left in `low`."""
     product = a * x
     rest = fma(a, x_low, fma(a, x, spread(0.0) - product))
-    total = high + product
-    part = total - high
-    return total, low + (((high - (total - part)) + (product - part)) + rest)
+    both = high + product
+    part = both - high
+    return both, low + (((high - (both - part)) + (product - part)) + rest)
 
 
 @compiled
@@ -42,10 +46,10 @@ def add_anchored(anchored, low, other_low, a, x, x_low):
 @compiled
 def store_twofold(C_high, C_low, i, j, high, low):
     """Store high + low as two numbers that do not overlap."""
-    total = high + low
-    part = total - high
-    store(C_high, i, j, total)
-    store(C_low, i, j, (high - (total - part)) + (low - part))
+    both = high + low
+    part = both - high
+    store(C_high, i, j, both)
+    store(C_low, i, j, (high - (both - part)) + (low - part))
 
 
 @compiled
@@ -87,24 +91,24 @@ def multiply(step, F, C_high, C_low, C_size):
             store_twofold(C_high, C_low, i + 3, j, d - (size_d + size_d), d_low + d_rest)
 
 
-@compiled
-def subtract_multiple(C_high, C_low, i, k, pivot, start, stop, left_size):
-    """C[i] −= C[i, k] · pivot in the columns start … stop, for rows i and i + 1; the largest |C| there to `left_size`.
+@inlined
+def subtract_multiple(C_high, C_low, i, factors, pivot, start, stop, columnwise):
+    """C[i] −= factors[:, i] · pivot in the columns start … stop, for rows i and i + 1; LEFT has the largest |C|.
 
     High and low are not brought back to one rounding: that can wait until they are used.
     """
-    a, a_low = spread(-C_high[i, k]), spread(-C_low[i, k])
-    b, b_low = spread(-C_high[i + 1, k]), spread(-C_low[i + 1, k])
+    a, a_low = spread(-factors[0, i]), spread(-factors[1, i])
+    b, b_low = spread(-factors[0, i + 1]), spread(-factors[1, i + 1])
     for j in range(start, stop, WIDTH):
         x, x_low = load(pivot, 0, j), load(pivot, 1, j)
         high, low = add_product(load(C_high, i, j), fma(a_low, x, load(C_low, i, j)), a, x, x_low)
         store(C_high, i, j, high)
         store(C_low, i, j, low)
-        size = larger(load(left_size, 0, j), high)
+        size = larger(load(columnwise, LEFT, j), high)
         high, low = add_product(load(C_high, i + 1, j), fma(b_low, x, load(C_low, i + 1, j)), b, x, x_low)
         store(C_high, i + 1, j, high)
         store(C_low, i + 1, j, low)
-        store(left_size, 0, j, larger(size, high))
+        store(columnwise, LEFT, j, larger(size, high))
 
 
 @compiled
@@ -119,20 +123,98 @@ def scale_rows(F, exponents, C_high, C_low, C_size):
 
 
 @compiled
-def exchange_columns(C_high, C_low, C_size, F, columns, left_size, a, b):
+def exchange_columns(C_high, C_low, C_size, F, columns, columnwise, a, b):
     """Exchange two columns of C and what belongs to them."""
     for i in range(len(columns)):
         C_high[i, a], C_high[i, b] = C_high[i, b], C_high[i, a]
         C_low[i, a], C_low[i, b] = C_low[i, b], C_low[i, a]
         C_size[i, a], C_size[i, b] = C_size[i, b], C_size[i, a]
-    left_size[0, a], left_size[0, b] = left_size[0, b], left_size[0, a]
+    for i in range(len(columnwise)):
+        columnwise[i, a], columnwise[i, b] = columnwise[i, b], columnwise[i, a]
     F.mantissa[a], F.mantissa[b] = F.mantissa[b], F.mantissa[a]
     F.exponent[a], F.exponent[b] = F.exponent[b], F.exponent[a]
     columns[a], columns[b] = columns[b], columns[a]
 
 
+@inlined
+def pivot_column(F, columnwise, k, rank):
+    """The column from k on whose largest entry times d is largest; −1 where all that is left is zero.
+
+    SCALE has d as plain numbers, relative to a column that once was the largest, as long as these hold it.
+    """
+    for j in range(k // WIDTH * WIDTH, k):
+        columnwise[SCALE, j] = 0.0  # done
+    best = spread(0.0)
+    for j in range(k // WIDTH * WIDTH, rank, WIDTH):
+        best = larger(best, load(columnwise, LEFT, j) * load(columnwise, SCALE, j))
+    size = greatest(best)
+    if size > HELD:
+        for j in range(k, rank):
+            if columnwise[LEFT, j] * columnwise[SCALE, j] == size:
+                return j
+    greatest_key, column = -np.inf, -1
+    for j in range(k, rank):
+        size = columnwise[LEFT, j] * abs(F.mantissa[j])
+        key = F.exponent[j] + bits_of(size) * 2.0**-52  # log2 but for a bend between powers of two
+        if size > 0.0 and key > greatest_key:
+            greatest_key, column = key, j
+    if column >= 0:
+        top = F.exponent[column] + math.frexp(columnwise[LEFT, column])[1]
+        for j in range(columnwise.shape[1]):
+            inside = k <= j < rank
+            columnwise[SCALE, j] = abs(F.mantissa[j]) * power_of_two(F.exponent[j] - top) if inside else 0.0
+    return column
+
+
+@inlined
+def check_pivot(C_high, C_size, F, columnwise, k):
+    """Whether pivot k has a right digit; if it hangs on the last digits of J, F.flags[0] is set.
+
+    Both depend on what it was reduced from, for which there is a bound that is soon had: no entry of L exceeds 1.
+    """
+    size, of_row = abs(C_high[k, k]), spread(0.0)
+    for j in range(0, k, WIDTH):
+        of_row = larger(of_row, load(C_size, k, j))
+    reduced_from = 2.0 * (size + columnwise[REDUCED, k])
+    noise = 2.0 * (C_size[k, k] + columnwise[NOISE, k] + greatest(of_row) * columnwise[TILT, k])
+    if size > SINGULAR * reduced_from and size > LOST * (reduced_from + noise):
+        return True
+    reduced_from, noise = size, C_size[k, k]
+    for i in range(k):
+        reduced_from += abs(C_high[k, i] * C_high[i, k])
+        noise += abs(C_high[k, i]) * C_size[i, k] + C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
+    if size <= SINGULAR * reduced_from:
+        F.flags[0] = True
+    return not size <= LOST * (reduced_from + noise)
+
+
+@inlined
+def factors_of(C_high, C_low, k, n, factors):
+    """Put column k of L into `factors` [2, padded] and in its place, from row k + 1 on; whether one may underflow."""
+    inverse = 1.0 / C_high[k, k]
+    inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
+    for i in range(k + 1):
+        factors[0, i] = factors[1, i] = 0.0
+    for i in range(k + 1, n):
+        factors[0, i], factors[1, i] = C_high[i, k], C_low[i, k]
+    small = False
+    for i in range((k + 1) // WIDTH * WIDTH, n, WIDTH):
+        entry = load(factors, 0, i)
+        factor = entry * spread(inverse)
+        rest = fma(entry, spread(inverse), spread(0.0) - factor)
+        rest = rest + fma(entry, spread(inverse_low), load(factors, 1, i) * spread(inverse))
+        high = factor + rest
+        store(factors, 0, i, high)
+        store(factors, 1, i, rest - (high - factor))
+        low = where_greater(spread(UNDERFLOWS), larger(high, high), spread(1.0), spread(0.0))
+        small |= total(where_greater(larger(entry, entry), spread(0.0), low, spread(0.0))) > 0.0
+    for i in range(k + 1, n):
+        C_high[i, k], C_low[i, k] = factors[0, i], factors[1, i]
+    return small
+
+
 @compiled
-def eliminate(C_high, C_low, C_size, F, columns, left_size):
+def eliminate(C_high, C_low, C_size, F, columns):
     """C[rows][:, columns] = L · R, in the place of C, by complete pivoting on C · diag(d); the scales d go along.
 
     The pivot is the largest entry of the column whose scaled size is largest, so that no entry of L, nor of R in scale,
@@ -144,18 +226,19 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
         C_size: the same, what the rounding of C is relative to.
         F: gives d, and takes the new order of d and of the rows.
         columns: takes the order of the columns.
-        left_size: [1, padded] for the largest entry of each column in what is left.
 
     Returns:
         the rank: columns from there on are zero, exactly or (F.flags[1]) as far as rounding lets one see.
     """
-    n = len(columns)
+    n, width = len(columns), C_high.shape[1]
+    columnwise, pivot, factors = aligned((TILT + 1, width)), aligned((2, width)), aligned((2, width + WIDTH))
     for j in range(n):
         F.rows[j] = columns[j] = j
         if F.mantissa[j] == 0.0:  # counts for nothing: must not decide the order of rows, nor feed noise into zeros
+            for m in range(n):  # but for the noise that columns which count have of it
+                pivot[0, m] = abs(F.turned[m, j])
             for i in range(n):
-                for m in range(n):  # but for the noise that columns which count have of it
-                    C_size[i, m] += abs(C_high[i, j] * F.turned[m, j])
+                add_row(C_size, i, abs(C_high[i, j]), pivot, 0, 0, n)
                 C_high[i, j] = C_low[i, j] = 0.0
     for j in range(n):
         if F.mantissa[j] == 0.0:
@@ -165,16 +248,10 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
         size = spread(0.0)
         for i in range(n):
             size = larger(size, load(C_high, i, j))
-        store(left_size, 0, j, size)
-    pivot = aligned((2, C_high.shape[1]))
+        store(columnwise, LEFT, j, size)
     rank, k = n, 0
     while k < rank:
-        best, column = -np.inf, -1
-        for j in range(k, rank):
-            size = left_size[0, j] * abs(F.mantissa[j])
-            key = F.exponent[j] + bits_of(size) * 2.0**-52  # log2 but for a bend between powers of two
-            if size > 0.0 and key > best:
-                best, column = key, j
+        column = pivot_column(F, columnwise, k, rank)
         if column < 0:  # all that is left is zero: made of zeros, or of what cancels to the last digit
             for i in range(k, n):
                 for m in range(k):
@@ -187,7 +264,7 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
             rank = k
             break
         if column != k:
-            exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, column)
+            exchange_columns(C_high, C_low, C_size, F, columns, columnwise, k, column)
         row = largest_below(C_high, k, n)
         if row != k:
             exchange(C_high, k, row)
@@ -196,43 +273,35 @@ def eliminate(C_high, C_low, C_size, F, columns, left_size):
             F.rows[k], F.rows[row] = F.rows[row], F.rows[k]
         for j in range(k // WIDTH * WIDTH, rank, WIDTH):
             high, low = load(C_high, k, j), load(C_low, k, j)
-            total = high + low
-            store(C_high, k, j, total)
-            store(C_low, k, j, low - (total - high))
-        reduced_from, noise = abs(C_high[k, k]), C_size[k, k]
-        for i in range(k):
-            reduced_from += abs(C_high[k, i] * C_high[i, k])
-            noise += abs(C_high[k, i]) * C_size[i, k] + C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
-        if abs(C_high[k, k]) <= SINGULAR * reduced_from:
-            F.flags[0] = True
-        if abs(C_high[k, k]) <= LOST * (reduced_from + noise):
+            both = high + low
+            store(C_high, k, j, both)
+            store(C_low, k, j, low - (both - high))
+        if not check_pivot(C_high, C_size, F, columnwise, k):
             # no right digit: it is the zero that it cannot be told from
             F.flags[1] = True
             rank -= 1
             for i in range(k, n):
                 C_high[i, k] = C_low[i, k] = 0.0
             if rank != k:
-                exchange_columns(C_high, C_low, C_size, F, columns, left_size, k, rank)
+                exchange_columns(C_high, C_low, C_size, F, columns, columnwise, k, rank)
+            columnwise[SCALE, rank] = 0.0
             continue
-        inverse = 1.0 / C_high[k, k]
-        inverse_low = inverse * (fma(-C_high[k, k], inverse, 1.0) - C_low[k, k] * inverse)
-        start = (k + 1) // WIDTH * WIDTH
+        start, inverse = (k + 1) // WIDTH * WIDTH, spread(abs(1.0 / C_high[k, k]))
         for j in range(start, rank, WIDTH):
-            store(left_size, 0, j, spread(0.0))
-            store(pivot, 0, j, load(C_high, k, j))
+            x = load(C_high, k, j)
+            store(pivot, 0, j, x)
             store(pivot, 1, j, load(C_low, k, j))
+            size = larger(x, x)
+            store(columnwise, LEFT, j, spread(0.0))
+            store(columnwise, REDUCED, j, load(columnwise, REDUCED, j) + size)
+            store(columnwise, NOISE, j, load(columnwise, NOISE, j) + load(C_size, k, j))
+            store(columnwise, TILT, j, fma(inverse, size, load(columnwise, TILT, j)))
         for j in range(start, k + 1):
             pivot[0, j] = pivot[1, j] = 0.0  # whole registers are overwritten, L must not be
-        for i in range(k + 1, n):
-            entry = C_high[i, k]
-            factor = entry * inverse
-            rest = fma(entry, inverse, -factor) + (entry * inverse_low + C_low[i, k] * inverse)
-            C_high[i, k] = factor + rest
-            C_low[i, k] = rest - (C_high[i, k] - factor)
-            if entry != 0.0 and abs(C_high[i, k]) < UNDERFLOWS:
-                F.flags[0] = True  # it may leave float64, and be missed when the row opens again
+        if factors_of(C_high, C_low, k, n, factors):
+            F.flags[0] = True  # it may be missed when the row opens again
         for i in range(k + 1, n, 2):
-            subtract_multiple(C_high, C_low, i, k, pivot, start, rank, left_size)
+            subtract_multiple(C_high, C_low, i, factors, pivot, start, rank, columnwise)
         k += 1
     for i in range(rank, n):
         for j in range(rank, n):
