@@ -12,7 +12,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import add_combinations, power_of_two, transpose
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "dbfe420febda7e83"
+COMPILED_WITH = "f2ca6ac63e4ef372"
 
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 

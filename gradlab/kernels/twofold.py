@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_row, aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, greatest, larger, load, spread, store, total, where_greater
 
-COMPILED_WITH = "dbfe420febda7e83"
+COMPILED_WITH = "f2ca6ac63e4ef372"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
