@@ -1,4 +1,4 @@
-"""The compiled core piece by piece: registers, twofold products and eliminations, frames."""
+"""The compiled core piece by piece: twofold products and eliminations, rotations, determinants, frames."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import TypingError, njit
 from numpy.typing import NDArray
 
 from gradlab import graded, log_singular_values
 from gradlab.kernels import determinants, reflections, rotations, sweeping, twofold
-from gradlab.registers import fma, larger, load, spread, store, total
 
 Array = NDArray[np.float64]
 SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
@@ -23,38 +21,6 @@ SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, an
 # that for what is added in between; elimination is nearer
 TWOFOLD = 2.0**-96
 checked = settings(deadline=None, max_examples=20)
-
-
-@njit
-def by_registers(A, out):
-    """Put a·b + c, the larger of |a| and |b|, a − b, 2a and sums of eight a into the rows of `out`, for rows of A."""
-    for j in range(0, A.shape[1], graded.WIDTH):
-        a, b, c = load(A, 0, j), load(A, 1, j), load(A, 2, j)
-        store(out, 0, j, fma(a, b, c))
-        store(out, 1, j, larger(a, b))
-        store(out, 2, j, a - b)
-        store(out, 3, j, spread(2.0) * a + (c - c))
-        store(out, 4, j, spread(total(a)))
-
-
-def test_registers() -> None:
-    A, out = np.random.default_rng(0).standard_normal((3, 24)), np.full((6, 24), np.nan)
-    by_registers(A, out)
-    exact = [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in A.T.tolist()]
-    np.testing.assert_array_equal(out[0], exact)  # rounded once
-    np.testing.assert_array_equal(out[1], np.abs(A[:2]).max(axis=0))
-    np.testing.assert_array_equal(out[2], A[0] - A[1])
-    np.testing.assert_array_equal(out[3], 2 * A[0])
-    np.testing.assert_allclose(out[4, ::8], A[0].reshape(3, 8).sum(axis=1), rtol=1e-14)
-    assert np.isnan(out[5]).all()
-
-
-@pytest.mark.parametrize(
-    "A", [np.ones((4, 8), np.float32), np.ones((8, 4)).T, np.ones((8, 16))[:, ::2], np.ones((1, 4, 8)), np.ones(8)]
-)
-def test_registers_touch_nothing_but_contiguous_float64(A: Array) -> None:
-    with pytest.raises(TypingError):
-        by_registers(A, np.ones((5, 8)))
 
 
 @pytest.mark.parametrize("name", [name for name in compiled_with.in_order() if name.startswith("kernels/")])
@@ -133,6 +99,23 @@ def test_values_of_a_triangle(n: int, gap: int) -> None:
     rotations.triangle_values(Ut, mantissa, exponent, first, room, ln_s)
     exact = reference.exact_log_singular_values((0.5 * 2.0 ** exponent[:, None] * U)[None])
     np.testing.assert_allclose(np.sort(ln_s)[::-1], exact, rtol=n * 2.0**-53, atol=n * 2.0**-50)
+
+
+@pytest.mark.parametrize("step", [0, 3, 45, 300])
+@pytest.mark.parametrize("m", [2, 8, 9, 17, 40])
+def test_rows_are_made_orthogonal(m: int, step: int) -> None:
+    """Also where the scales of sixteen rows are too far apart for plain numbers: 2^(45·16), 2^(300·2)."""
+    rng = np.random.default_rng(m)
+    room = graded.aligned((graded.blocks(m), graded.padded(m)))
+    room[:m, :m] = np.triu(rng.uniform(-0.5, 0.5, (m, m)), 1) + np.eye(m)
+    mantissa, exponent = rng.uniform(0.5, 1.0, m), -step * np.arange(m)
+    parts = -(-step * m // 900)  # of diag(2^exponent), each in the range of float64
+    grading = [np.diag(2.0 ** (exponent * (p + 1) // parts - exponent * p // parts)) for p in range(parts)]
+    exact = reference.exact_log_singular_values(np.array([mantissa[:, None] * room[:m, :m], *grading]))
+    rotations.orthogonalise(room, mantissa, exponent, np.zeros(m, np.int64))
+    ln_s = np.log(mantissa * np.linalg.norm(room[:m, :m], axis=1)) + exponent * np.log(2.0)
+    # eight sweeps of m rotations round a row, by some 2^-53 each time
+    np.testing.assert_allclose(np.sort(ln_s)[::-1], exact, rtol=2.0**-51, atol=8 * m * 2.0**-53)
 
 
 @pytest.mark.parametrize("n", SIZES)
