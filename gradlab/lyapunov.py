@@ -16,7 +16,7 @@ from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
 from gradlab.blas import one_blas_thread
-from gradlab.kernels.reflections import orthonormal
+from gradlab.kernels.frames import carry, orthonormal
 from gradlab.links import log_abs_determinants
 from gradlab.scales import ROUNDING, descending
 from gradlab.validation import Array, positive_integer, step_jacobian_array
@@ -166,12 +166,13 @@ def lyapunov_exponents(
     longest = 8 if isinstance(J, Iterator) else max(1, min(MAX_STRIDE, math.isqrt(array.shape[1] - discard) // 4))
     frames = [_Frames(start[b : b + size], discard, stride, longest, (seed, b)) for b in range(0, B, size)]
     parts, log_det = [], []
-    with one_blas_thread(), ThreadPoolExecutor(min(len(frames), os.cpu_count() or 1)) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(min(2 * len(frames), os.cpu_count() or 1)) as pool:
         while True:
             groups = [array[b : b + size] for b in range(0, B, size)]
-            parts.append(np.concatenate(list(pool.map(_Frames.advance, frames, groups))))
+            growing = pool.map(_Frames.advance, frames, groups)
             if k == n:
                 log_det.append(np.concatenate(list(pool.map(log_abs_determinants, groups))))
+            parts.append(np.concatenate(list(growing)))
             following = next(chunks, None)
             if following is None:
                 break
@@ -233,11 +234,7 @@ class _Frames:
 
     def _block(self, J: Array) -> Array | None:
         """ln|R_ii| [B, k] of several steps at once; None where the frame would lose directions on the way."""
-        moved, largest = self.frame, 0.0
-        with np.errstate(over="ignore", invalid="ignore"):
-            for s in range(J.shape[1]):
-                moved = J[:, s] @ moved
-                largest = np.maximum(largest, np.abs(moved).max(axis=(1, 2)))
+        moved, largest = _carried(J, self.frame)
         if not np.isfinite(largest).all():
             return None
         Q, r = _orthonormal(moved)
@@ -275,6 +272,20 @@ class _Frames:
         smallest = np.where(lost, np.inf, r).min(axis=1)
         self._choose(1, float(np.max(size.max(axis=1) / smallest, initial=1.0)))
         return np.log(r, out=np.full_like(r, -np.inf), where=~lost)
+
+
+def _carried(J: Array, C: Array) -> tuple[Array, Array]:
+    """(J_T ··· J_1 · C [B, n, k], the largest |entry| met on the way [B]) for J [B, T, n, n]."""
+    moved, largest = np.empty_like(C), np.zeros(len(C))
+    if C.shape[2] <= LAPACK_FROM:
+        carry(np.ascontiguousarray(J), np.ascontiguousarray(C), moved, largest)
+        return moved, largest
+    moved = C
+    with np.errstate(over="ignore", invalid="ignore"):
+        for s in range(J.shape[1]):
+            moved = J[:, s] @ moved
+            largest = np.maximum(largest, np.abs(moved).max(axis=(1, 2)))
+    return moved, largest
 
 
 def _orthonormal(C: Array) -> tuple[Array, Array]:

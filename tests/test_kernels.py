@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlab import graded, log_singular_values
-from gradlab.kernels import determinants, reflections, rotations, sweeping, twofold
+from gradlab.kernels import determinants, frames, rotations, sweeping, twofold
 
 Array = NDArray[np.float64]
 SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
@@ -137,7 +137,7 @@ def test_determinants(n: int, size: float) -> None:
 def test_frames(n: int, k: int, size: float) -> None:
     C = np.random.default_rng(n).standard_normal((2, n, k)) * size
     Q, r = np.empty_like(C), np.empty((2, k))
-    reflections.orthonormal(C, Q, r)
+    frames.orthonormal(C, Q, r)
     rounding = 10 * n * 2.0**-53
     np.testing.assert_allclose(Q.swapaxes(1, 2) @ Q, np.broadcast_to(np.eye(k), (2, k, k)), atol=rounding)
     R = Q.swapaxes(1, 2) @ (C / size)
@@ -148,7 +148,7 @@ def test_frames(n: int, k: int, size: float) -> None:
 def test_a_frame_graded_past_what_squares_hold() -> None:
     C = np.array([[[1.0, 1.0], [1e-170, 2e-170]]])
     Q, r = np.empty_like(C), np.empty((1, 2))
-    reflections.orthonormal(C, Q, r)
+    frames.orthonormal(C, Q, r)
     np.testing.assert_allclose(r, [[1.0, 1e-170]], rtol=1e-15)
 
 
@@ -156,6 +156,6 @@ def test_frames_of_dead_directions() -> None:
     C = np.zeros((1, 5, 3))
     C[0, 2, 1] = 4.0
     Q, r = np.empty_like(C), np.empty((1, 3))
-    reflections.orthonormal(C, Q, r)
+    frames.orthonormal(C, Q, r)
     np.testing.assert_allclose(Q[0].T @ Q[0], np.eye(3), atol=1e-15)
     np.testing.assert_array_equal(r, [[0.0, 4.0, 0.0]])

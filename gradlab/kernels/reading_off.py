@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "4b27945265b53530"
+COMPILED_WITH = "4bab65a1e062ccba"
 
 
 @compiled

@@ -117,32 +117,3 @@ def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
     room = aligned((2, 2, A.shape[1]))
     triangularise(A, len(A), room[0], room[1], np.zeros(2))
-
-
-@compiled
-def orthonormal(C, Q, r):
-    """Q and r = |diag R| of each C = Q·R [B, n, k] by reflections."""
-    B, n, K = C.shape
-    width, height = -(-K // WIDTH) * WIDTH, -(-n // WIDTH) * WIDTH
-    A, H, V = aligned((n, width)), aligned((n, width)), aligned((K, height))
-    along, scales = aligned((K, width)), np.zeros(K)
-    for b in range(B):
-        V[:] = 0.0
-        scales[:] = 0.0
-        for i in range(n):
-            for k in range(K):
-                A[i, k] = C[b, i, k]
-                H[i, k] = 1.0 if i == k else 0.0
-        triangularise(A, K, V, along, scales)
-        for k in range(K):
-            r[b, k] = abs(A[k, k])
-        combine(H, V, K - 1, along, scales[K - 1], K - 1, (K - 1) // WIDTH * WIDTH, K)
-        for k in range(K - 1, -1, -1):
-            after = max(k - 1, 0)
-            start = after // WIDTH * WIDTH
-            for j in range(start, k // WIDTH * WIDTH):
-                along[k, j] = 0.0  # what the register before has not been combined for
-            reflect(H, V, k, along, after, scales[after], after, start, K)
-        for i in range(n):
-            for k in range(K):
-                Q[b, i, k] = H[i, k]
