@@ -61,6 +61,32 @@ def test_products_have_twice_the_digits(n: int, seed: int) -> None:
     assert not C[:, :, n:].any()  # … or unit
 
 
+def test_products_whose_terms_add_up_to_their_size() -> None:
+    """Rounded, the sum of the sizes may be less than the sum: what lies under the anchor must allow for it."""
+    F, C = graded.identity(5), np.zeros((3, graded.blocks(5), graded.padded(5)))
+    F.high[1:, 0] = 1.0, 1 / 3, 1 / 3, 1 / 3
+    step = np.zeros((5, 5))
+    step[1:, 2], step[1:, 3] = -1.0, 1.0
+    step[1:3, 4] = -0.6, -1.2
+    twofold.multiply(step, F, *C)
+    for i in range(5):
+        terms = [Fraction(step[k, i]) * Fraction(F.high[k, 0]) for k in range(5)]
+        (found,) = fractions(C[0][i : i + 1, :1], C[1][i : i + 1, :1])[0]
+        assert abs(found - sum(terms)) <= TWOFOLD * sum(map(abs, terms))
+
+
+@pytest.mark.parametrize("c", [2.0**-30, 2.0**-40])
+def test_a_pivot_that_hangs_on_the_lower_digits(c: float) -> None:
+    """J_2 makes −1, s and 1 − b·l, of 2^-54 the size, one entry of the product."""
+    b = 1.9058  # b · (1/b) − 1, 1/b rounded, must lie between 2^-54 and 2^-53
+    while not 2.0**-54 < Fraction(b) * Fraction(1 / b) - 1 <= 2.0**-53:
+        b += 2.0**-20
+    s = 1.5 * 2.0**-54 / 0.75
+    J = np.array([[[0, c, 1], [b, 0.7, 0], [s, 0, 1]], [[1, -1 / b, 0.75], [0, 1, 0], [0, 0, 1]]])
+    ln_s = log_singular_values(J, times=[0])[0]
+    np.testing.assert_allclose(ln_s, reference.exact_log_singular_values(J), rtol=1e-15, atol=1e-14)
+
+
 @checked
 @given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
 def test_elimination_has_twice_the_digits(n: int, seed: int) -> None:

@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, powe
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "f2ca6ac63e4ef372"
+COMPILED_WITH = "397ec9b04568a2d2"
 
 
 @compiled

@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "f2fa5c664a1769bf"
+COMPILED_WITH = "f7ad2a4bfc46f193"
 
 
 @compiled

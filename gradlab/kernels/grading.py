@@ -12,7 +12,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import add_combinations, power_of_two, transpose
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "f2ca6ac63e4ef372"
+COMPILED_WITH = "397ec9b04568a2d2"
 
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 
@@ -55,7 +55,7 @@ def in_scale(Xt, mantissa, exponent, pivots, out):
 
 @compiled
 def apply_triangle(Ut, Y, U):
-    """Y ← U·Y for a unit upper triangle U, its transpose given; Y has whole blocks of rows. U is room."""
+    """Y ← U·Y for a unit upper triangle U, its transpose given; all have whole blocks of rows. U is room."""
     n = len(Ut)
     weights = np.zeros((4, n))
     transpose(Ut, n, U)

@@ -17,14 +17,16 @@ from gradlab.row_blocks import FIRST, PRODUCT, SECOND, multiply_blocks, multiply
 from gradlab.scales import LN2, Integers
 from gradlab.validation import Array
 
-COMPILED_WITH = "f2ca6ac63e4ef372"
+COMPILED_WITH = "397ec9b04568a2d2"
 
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …
 APART = 2.0**-50  # … and of two that differ in size, on which it acts as its square
 NEAR_BITS = 32  # rows further apart in scale act on each other by their entry of the triangle, if at all
 ROTATIONS = 30  # sweeps; up to 10 are needed
-IN_RANGE = 400  # bits: the scales of sixteen rows, and what is reckoned of them, as plain numbers
+IN_RANGE = (
+    400  # bits, to have the scales of sixteen rows as plain numbers; squares of ratios may become 0 or ∞, rightly
+)
 
 
 @compiled
@@ -69,7 +71,8 @@ def angles(product, ratio, first, second):
     """For eight pairs of rows at once, what each row takes of the other: one-sided Jacobi, cosines left out.
 
     Row i, of the larger scaled size, takes ρ²·u times row j, ρ = d_j/d_i, and row j takes −u times row i, where ρ·u is
-    the tangent. Of a pair that is as good as orthogonal neither takes anything.
+    the tangent. Of a pair that is as good as orthogonal neither takes anything. Rows of zeros give NaN on the way, which
+    no comparison lets through.
 
     Args:
         product: of the rows.
@@ -314,7 +317,11 @@ def orthogonalise(A, mantissa, exponent, near):
 
 @compiled
 def triangle_values(Ut, mantissa, exponent, first, A, ln_s):
-    """Put ln σ of diag(d) · U, U a unit upper triangle, into `ln_s`: block by block of rows that act on each other."""
+    """Put ln σ of diag(d) · U, U a unit upper triangle, into `ln_s`: block by block of rows that act on each other.
+
+    U is graded: its entries U_ij are not much larger than d_j/d_i, or rows far apart would act on each other by way of
+    others, which is not looked for. A is room, with as many rows as `orthogonalise` wants.
+    """
     n, start = len(mantissa), 0
     near = np.empty(n, np.int64)
     while start < n:

@@ -100,8 +100,8 @@ def add_combination(M, row, weights, which, A, first, last, start, stop):
 def add_combinations(M, row, weights, A, first, last, stop, triangle):
     """M[row + r] += Σ weights[r, m] · A[m] over first ≤ m < last for r = 0 … 3, by whole registers of `stop` columns.
 
-    M may be A: rows are read before they are written. `triangle` is 1 for an upper triangle A, −1 for a lower one:
-    where all of a register is zero it is passed over.
+    M may be A: rows are read before they are written. All four are written, whatever they are good for. `triangle` is 1
+    for an upper triangle A, −1 for a lower one: where all of a register is zero it is passed over.
     """
     for j in range(0, stop, 2 * WIDTH):
         start = max(first, j) if triangle < 0 else first
@@ -141,7 +141,7 @@ def add_combinations(M, row, weights, A, first, last, stop, triangle):
 
 @compiled
 def transpose(A, n, At):
-    """At[:n, :n] = A[:n, :n]ᵀ, by whole blocks: what stands beyond in A gets into At as well."""
+    """At[:n, :n] = A[:n, :n]ᵀ, by whole blocks: both have rows for these, and what stands beyond in A gets into At."""
     for i in range(0, n, WIDTH):
         for j in range(0, n, WIDTH):
             transpose_block(A, i, j, At, j, i)

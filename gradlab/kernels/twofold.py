@@ -13,10 +13,11 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_row, aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, greatest, larger, load, spread, store, total, where_greater
 
-COMPILED_WITH = "f2ca6ac63e4ef372"
+COMPILED_WITH = "397ec9b04568a2d2"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
+ANCHOR = 2.0 + 2.0**-20  # times a sum of sizes, which is itself rounded: twice what it is is not quite enough
 HELD = 2.0**-400  # a scaled size relative to another one that is right though some are rounded to zero
 LEFT, SCALE, REDUCED, NOISE, TILT = range(5)  # for each column: its largest entry left, d, Σ|R|, Σ C_size, Σ|R/diag R|
 UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
@@ -36,8 +37,9 @@ def add_product(high, low, a, x, x_low):
 def add_anchored(anchored, low, other_low, a, x, x_low):
     """Add a · (x + x_low) to `anchored` + `low` + `other_low`.
 
-    `anchored` is a sum on top of a number so large that it never falls below half of it: so two subtractions that would
-    have to be rounded are exact (Sterbenz), and what a step loses is known at the price of one operation.
+    `anchored` is a sum on top of an anchor, ANCHOR times the sum of all sizes: no step halves or doubles it, and in the
+    end it is more than half of the anchor. So the difference of two of its values is exact (Sterbenz), and what a step
+    loses is known at the price of one operation.
     """
     after = fma(a, x, anchored)
     return after, low + fma(a, x, anchored - after), fma(a, x_low, other_low)
@@ -54,7 +56,7 @@ def store_twofold(C_high, C_low, i, j, high, low):
 
 @compiled
 def multiply(step, F, C_high, C_low, C_size):
-    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F, in twice the digits.
+    """C_high + C_low = stepᵀ · C for the triangle C[rows] of F, in twice the digits; all have whole blocks of rows.
 
     C_size = |step|ᵀ · |C|, to which its rounding is relative.
     """
@@ -77,7 +79,10 @@ def multiply(step, F, C_high, C_low, C_size):
             store(C_size, i + 1, j, size_b)
             store(C_size, i + 2, j, size_c)
             store(C_size, i + 3, j, size_d)
-            a, b, c, d = size_a + size_a, size_b + size_b, size_c + size_c, size_d + size_d
+            a = anchor_a = spread(ANCHOR) * size_a
+            b = anchor_b = spread(ANCHOR) * size_b
+            c = anchor_c = spread(ANCHOR) * size_c
+            d = anchor_d = spread(ANCHOR) * size_d
             a_low = b_low = c_low = d_low = a_rest = b_rest = c_rest = d_rest = zero
             for k in range(j, n):
                 x, x_low = load(F.high, k, j), load(F.low, k, j)
@@ -85,10 +90,10 @@ def multiply(step, F, C_high, C_low, C_size):
                 b, b_low, b_rest = add_anchored(b, b_low, b_rest, spread(columns[1, k]), x, x_low)
                 c, c_low, c_rest = add_anchored(c, c_low, c_rest, spread(columns[2, k]), x, x_low)
                 d, d_low, d_rest = add_anchored(d, d_low, d_rest, spread(columns[3, k]), x, x_low)
-            store_twofold(C_high, C_low, i, j, a - (size_a + size_a), a_low + a_rest)
-            store_twofold(C_high, C_low, i + 1, j, b - (size_b + size_b), b_low + b_rest)
-            store_twofold(C_high, C_low, i + 2, j, c - (size_c + size_c), c_low + c_rest)
-            store_twofold(C_high, C_low, i + 3, j, d - (size_d + size_d), d_low + d_rest)
+            store_twofold(C_high, C_low, i, j, a - anchor_a, a_low + a_rest)
+            store_twofold(C_high, C_low, i + 1, j, b - anchor_b, b_low + b_rest)
+            store_twofold(C_high, C_low, i + 2, j, c - anchor_c, c_low + c_rest)
+            store_twofold(C_high, C_low, i + 3, j, d - anchor_d, d_low + d_rest)
 
 
 @inlined
@@ -168,9 +173,10 @@ def pivot_column(F, columnwise, k, rank):
 
 @inlined
 def check_pivot(C_high, C_size, F, columnwise, k):
-    """Whether pivot k has a right digit; if it hangs on the last digits of J, F.flags[0] is set.
+    """Whether pivot k has a right digit; if it hangs on the last digits of J, or has none, F.flags[0] is set.
 
-    Both depend on what it was reduced from, for which there is a bound that is soon had: no entry of L exceeds 1.
+    Both depend on what it was reduced from, for which there is a bound that is soon had: no entry of L exceeds 1 by
+    more than rounding, but for those of pivots that are nothing else.
     """
     size, of_row = abs(C_high[k, k]), spread(0.0)
     for j in range(0, k, WIDTH):
@@ -183,9 +189,10 @@ def check_pivot(C_high, C_size, F, columnwise, k):
     for i in range(k):
         reduced_from += abs(C_high[k, i] * C_high[i, k])
         noise += abs(C_high[k, i]) * C_size[i, k] + C_size[k, i] * abs(C_high[i, k] / C_high[i, i])
-    if size <= SINGULAR * reduced_from:
+    lost = size <= LOST * (reduced_from + noise)
+    if lost or size <= SINGULAR * reduced_from:
         F.flags[0] = True
-    return not size <= LOST * (reduced_from + noise)
+    return not lost
 
 
 @inlined
