@@ -21,7 +21,7 @@ from gradlab.scales import Integers
 from gradlab.validation import Array
 
 WIDTH = 8  # float64 in the widest of registers; rows are padded to whole ones, for loops without a slow tail
-UNIT = 2.0**-102  # rounding of twofold products of some 64 terms; what `Graded` counts in
+UNIT = 2.0**-104  # rounding of twofold arithmetic; what `Graded` counts in
 CROWDED_FROM = 64  # units: then columns of whole registers no longer lie in the first cache side by side
 PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does not add up one and the same
 
@@ -29,7 +29,7 @@ PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does 
 class Graded(NamedTuple):
     """One product C · diag(d) · Y and how far rounding may have moved it; what is padded is zero.
 
-    C[rows] is a unit lower triangle, high + low. Rounding, in units of 2^-102, is carried to first order as an example:
+    C[rows] is a unit lower triangle, high + low. Rounding, in units of 2^-104, is carried to first order as an example:
     C·(I + turned) are the columns of C as they might be as well. What is turned does no harm as long as the scales keep
     their order, and grows when later steps close the gap between two of them.
     """
@@ -53,7 +53,7 @@ class Emitted(NamedTuple):
     mantissa: Array  # [M, n]
     exponent: Integers  # [M, n]
     Y: Array  # [M, n, padded]
-    swept: Array  # [M, n] relative error of each scale by the sweep, in units of 2^-102
+    swept: Array  # [M, n] relative error of each scale by the sweep, in units of 2^-104
     reading: Array  # [M, n] that of reading it out, in units of 2^-53
     flags: NDArray[np.bool_]  # [M, 2]
 

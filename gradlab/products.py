@@ -20,7 +20,7 @@ from gradlab.scales import Integers, descending
 from gradlab.streaming import LazyJacobians, StepReader
 from gradlab.validation import Array
 
-LOST = 1e-3  # the error of a sweep in float64 past which ours, 2^49 times finer, is looked at by another route …
+LOST = 1e-3  # the error of a sweep in float64 past which ours, 2^51 times finer, is looked at by another route …
 REVERSALS = 6  # … at so many lags
 SHAKES = (1, 2, 3)  # seeds
 NO_DIGIT = 0.1  # nats by which a value changes that the last digits of J decide: it may as well be zero

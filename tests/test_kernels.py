@@ -61,6 +61,20 @@ def test_products_have_twice_the_digits(n: int, seed: int) -> None:
     assert not C[:, :, n:].any()  # … or unit
 
 
+@pytest.mark.parametrize("n", [8, 16, 64])
+def test_what_rounding_of_products_is_counted_in(n: int) -> None:
+    F, step, C = factored(n, 0)
+    twofold.multiply(step, F, *C)
+    rng, errors = np.random.default_rng(0), []
+    for i, j in rng.integers(0, n, (100, 2)).tolist():
+        ((found,),) = fractions(C[0][i : i + 1, j : j + 1], C[1][i : i + 1, j : j + 1])
+        low = zip(F.high[:, j].tolist(), F.low[:, j].tolist(), F.rows.tolist(), strict=True)
+        exact = sum(Fraction(step[row, i]) * (Fraction(high) + Fraction(rest)) for high, rest, row in low)
+        errors.append(float(found - exact) / C[2][i, j])
+    # examples of it are spread evenly over ±1; entries whose sums are short lose less
+    assert 1 / 4 < np.sqrt(np.mean(np.square(errors))) / (graded.UNIT / np.sqrt(3)) < 2
+
+
 def test_products_whose_terms_add_up_to_their_size() -> None:
     """Rounded, the sum of the sizes may be less than the sum: what lies under the anchor must allow for it."""
     F, C = graded.identity(5), np.zeros((3, graded.blocks(5), graded.padded(5)))

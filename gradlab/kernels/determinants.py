@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, powe
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "397ec9b04568a2d2"
+COMPILED_WITH = "b1eb42d28179e6fb"
 
 
 @compiled

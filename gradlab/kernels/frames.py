@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "f7ad2a4bfc46f193"
+COMPILED_WITH = "445ede061ff68309"
 
 
 @compiled

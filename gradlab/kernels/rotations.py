@@ -17,7 +17,7 @@ from gradlab.row_blocks import FIRST, PRODUCT, SECOND, multiply_blocks, multiply
 from gradlab.scales import LN2, Integers
 from gradlab.validation import Array
 
-COMPILED_WITH = "397ec9b04568a2d2"
+COMPILED_WITH = "b1eb42d28179e6fb"
 
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …
@@ -71,8 +71,8 @@ def angles(product, ratio, first, second):
     """For eight pairs of rows at once, what each row takes of the other: one-sided Jacobi, cosines left out.
 
     Row i, of the larger scaled size, takes ρ²·u times row j, ρ = d_j/d_i, and row j takes −u times row i, where ρ·u is
-    the tangent. Of a pair that is as good as orthogonal neither takes anything. Rows of zeros give NaN on the way, which
-    no comparison lets through.
+    the tangent. Of a pair that is as good as orthogonal neither takes anything. Rows of zeros give NaN on the way,
+    which no comparison lets through.
 
     Args:
         product: of the rows.

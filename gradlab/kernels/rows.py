@@ -12,7 +12,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.registers import fma, from_bits, load, spread, store, total
 from gradlab.row_blocks import transpose_block
 
-COMPILED_WITH = "20680d89bfafa760"
+COMPILED_WITH = "f4b98257c123fbb3"
 
 aligned = compiled(graded.aligned)
 blocks = compiled(graded.blocks)

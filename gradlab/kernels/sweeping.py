@@ -16,7 +16,7 @@ from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
 from gradlab.registers import larger, load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "6778d7596e015549"
+COMPILED_WITH = "a097ae9c512e129f"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64

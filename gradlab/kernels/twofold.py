@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_row, aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, greatest, larger, load, spread, store, total, where_greater
 
-COMPILED_WITH = "397ec9b04568a2d2"
+COMPILED_WITH = "b1eb42d28179e6fb"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
@@ -58,9 +58,11 @@ def store_twofold(C_high, C_low, i, j, high, low):
 def multiply(step, F, C_high, C_low, C_size):
     """C_high + C_low = stepᵀ · C for the triangle C[rows] of F, in twice the digits; all have whole blocks of rows.
 
-    C_size = |step|ᵀ · |C|, to which its rounding is relative.
+    C_size = |step|ᵀ · |C|, to which its rounding is relative; times n/16 for more than 16 terms, as what is lost
+    in each adds up, and is rounded as it does.
     """
     n, zero = len(step), spread(0.0)
+    more = spread(max(1.0, n / 16))
     columns, sizes = np.zeros((4, n)), np.zeros((4, n))
     for i in range(0, n, 4):  # four rows at a time
         for k in range(n):
@@ -75,10 +77,10 @@ def multiply(step, F, C_high, C_low, C_size):
                 size_b = fma(spread(sizes[1, k]), x, size_b)
                 size_c = fma(spread(sizes[2, k]), x, size_c)
                 size_d = fma(spread(sizes[3, k]), x, size_d)
-            store(C_size, i, j, size_a)
-            store(C_size, i + 1, j, size_b)
-            store(C_size, i + 2, j, size_c)
-            store(C_size, i + 3, j, size_d)
+            store(C_size, i, j, more * size_a)
+            store(C_size, i + 1, j, more * size_b)
+            store(C_size, i + 2, j, more * size_c)
+            store(C_size, i + 3, j, more * size_d)
             a = anchor_a = spread(ANCHOR) * size_a
             b = anchor_b = spread(ANCHOR) * size_b
             c = anchor_c = spread(ANCHOR) * size_c
