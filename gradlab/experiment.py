@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradlab.tasks.task import split_sizes
 from gradlab.validation import positive_integer, positive_number, update_rates
 
 SIMPLE = ("tanh", "relu", "linear")
@@ -29,6 +30,7 @@ DATA: dict[str, int | None] = dict.fromkeys(_REAL) | dict.fromkeys(_DRAWN, 100) 
 _LEAST_LENGTH = dict.fromkeys(("addition", "multiplication", "temporal_order", "temporal_order_3bit"), 10)
 _LEAST_LENGTH |= {"latching": 3}  # others 2
 SAMPLES = dict.fromkeys(_DRAWN, 2000) | {"noise": 64}  # of a task that is drawn, if not said
+TEST_SEQUENCES = {"digits": 360, "digits_rows": 360, "vowels": 370, "gunpoint": 150}  # of the real ones
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 MEASURES = ("analysis", "decay", "held_out", "credit", "slopes", "tracking")
 CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
@@ -56,7 +58,8 @@ class Experiment:
         learning_rate: of the optimiser.
         clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis), None for
             no such clipping. At most one of the three kinds of clipping is given.
-        probes: number of test sequences analysed.
+        probes: number of test sequences analysed; with those held out, where they are measured, at most as many as the
+            task has.
         held_out: number of further test sequences, on which the Lyapunov exponents alone are measured: what they say of
             the decay on the probes is a forecast, for neither the training nor the decay has seen these.
         initializer: of the recurrent matrix of each gate: "gaussian", W_ij ~ N(0, g²/n); "orthogonal", g·Q with Q
@@ -157,6 +160,7 @@ class Experiment:
         self._check_measured()
         self._check_data()
         self._check_contradictions()
+        self._check_sequences()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -240,6 +244,20 @@ class Experiment:
             raise ValueError(
                 f"at most one of {list(CLIPS)} must be given, got {' and '.join(clips)}; set the others to None"
                 ' (in a file "none"), clip_norm too, which is 1.0 if not said'
+            )
+
+    def _check_sequences(self) -> None:
+        if self.data == "noise" or not self.measured:  # of noise as many are drawn as are asked for
+            return
+        drawn = self.samples or SAMPLES.get(self.data)
+        there = split_sizes(drawn, None)[1] if drawn else TEST_SEQUENCES[self.data]
+        held_out = self.held_out if "held_out" in self.measured else 0
+        needed = self.probes + held_out
+        if needed > there:
+            raise ValueError(
+                f"probes{' and held_out together' if held_out else ''} must be at most the {there} test sequences of"
+                f' "{self.data}", got {self.probes}{f" and {held_out}" if held_out else ""}; take fewer'
+                f"{f', or samples of at least {5 * needed}' if drawn else ''}"
             )
 
     @property
