@@ -57,7 +57,7 @@ _HOME = {
     "Experiment": "experiment",
     "run": "runs",
     "trained": "training",
-    "read_experiments": "experiment",
+    "read_experiments": "descriptions",
     "sweep": "sweeps",
     "Store": "store",
     "StoreError": "store",
@@ -85,7 +85,8 @@ if TYPE_CHECKING:
     from gradlab.convergence import check_convergence
     from gradlab.credit import credit_by_lag
     from gradlab.decay import decay_budget, fit_decay
-    from gradlab.experiment import Experiment, read_experiments
+    from gradlab.descriptions import read_experiments
+    from gradlab.experiment import Experiment
     from gradlab.gates import gate_spectra
     from gradlab.gradients import state_gradients
     from gradlab.horizon import reliability_horizon

@@ -1,20 +1,17 @@
-"""The description of a run: values alone, checked, hashed, and read from TOML or JSON. No TensorFlow."""
+"""The description of a run: values alone, checked and hashed. No TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import hashlib
-import itertools
 import json
 import math
-import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gradlab.tasks.task import split_sizes
 from gradlab.validation import positive_integer, positive_number, update_rates
 
 SIMPLE = ("tanh", "relu", "linear")
@@ -29,6 +26,7 @@ DATA: dict[str, int | None] = dict.fromkeys(_REAL) | dict.fromkeys(_DRAWN, 100) 
 _LEAST_LENGTH = dict.fromkeys(("addition", "multiplication", "temporal_order", "temporal_order_3bit"), 10)
 _LEAST_LENGTH |= {"latching": 3}  # others 2
 SAMPLES = dict.fromkeys(_DRAWN, 2000) | {"noise": 64}  # of a task that is drawn, if not said
+TEST_SEQUENCES = {"digits": 360, "digits_rows": 360, "vowels": 370, "gunpoint": 150}  # of the real ones
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 MEASURES = ("analysis", "decay", "held_out", "credit", "slopes", "tracking")
 CLIPS = ("clip_norm", "clip_value", "global_clip_norm")
@@ -56,7 +54,8 @@ class Experiment:
         learning_rate: of the optimiser.
         clip_norm: the norm at which the gradient of each weight is clipped in training (not in the analysis), None for
             no such clipping. At most one of the three kinds of clipping is given.
-        probes: number of test sequences analysed.
+        probes: number of test sequences analysed; with those held out, where they are measured, at most as many as the
+            task has.
         held_out: number of further test sequences, on which the Lyapunov exponents alone are measured: what they say of
             the decay on the probes is a forecast, for neither the training nor the decay has seen these.
         initializer: of the recurrent matrix of each gate: "gaussian", W_ij ~ N(0, g²/n); "orthogonal", g·Q with Q
@@ -157,6 +156,7 @@ class Experiment:
         self._check_measured()
         self._check_data()
         self._check_contradictions()
+        self._check_sequences()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -242,6 +242,20 @@ class Experiment:
                 ' (in a file "none"), clip_norm too, which is 1.0 if not said'
             )
 
+    def _check_sequences(self) -> None:
+        if self.data == "noise" or not self.measured:  # of noise as many are drawn as are asked for
+            return
+        drawn = self.samples or SAMPLES.get(self.data)
+        there = split_sizes(drawn, None)[1] if drawn else TEST_SEQUENCES[self.data]
+        held_out = self.held_out if "held_out" in self.measured else 0
+        needed = self.probes + held_out
+        if needed > there:
+            raise ValueError(
+                f"probes{' and held_out together' if held_out else ''} must be at most the {there} test sequences of"
+                f' "{self.data}", got {self.probes}{f" and {held_out}" if held_out else ""}; take fewer'
+                f"{f', or samples of at least {5 * needed}' if drawn else ''}"
+            )
+
     @property
     def _start_and_end(self) -> tuple[int, ...]:
         return (0, self.epochs) if self.epochs else (0,)
@@ -311,82 +325,6 @@ class Experiment:
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(Experiment) if field.default is not dataclasses.MISSING
 }
-
-
-def read_experiments(path: str | os.PathLike[str]) -> list[Experiment]:
-    r"""Read descriptions from a TOML or JSON file.
-
-    A table whose keys are fields of `Experiment` is one run. The table ``grid`` holds lists: every combination of them
-    is a run, the last key varying fastest. The list ``runs`` holds tables, each a run, or a grid, of its own over what
-    stands beside it. A JSON file may also be a list of descriptions.
-
-    Args:
-        path: the file, ending in .toml or .json.
-
-    Returns:
-        The experiments in the order of the file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: neither TOML nor JSON, or a description is wrong; the message names file, run and key.
-
-    Example:
-        >>> import tempfile
-        >>> text = 'cell = "tanh"\nunits = 8\n[grid]\ngain = [0.5, 1.5]\nseed = [0, 1]'
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "runs.toml"
-        ...     _ = path.write_text(text)
-        ...     [(one.units, one.gain, one.seed) for one in read_experiments(path)]
-        [(8, 0.5, 0), (8, 0.5, 1), (8, 1.5, 0), (8, 1.5, 1)]
-    """
-    path = Path(path)
-    if path.suffix not in (".toml", ".json"):
-        raise ValueError(f"{path} must end in .toml or .json, got {path.suffix or 'no suffix'!r}; rename it")
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} must be {path.suffix[1:].upper()}, got text that is not ({error}); mend it"
-        ) from error
-    try:
-        return _expanded(found if isinstance(found, Mapping) else {"runs": found}, {})
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-def _expanded(table: Mapping[str, Any], shared: Mapping[str, Any]) -> list[Experiment]:
-    """Return the experiments of a table, given what stands beside or above it."""
-    own = {key: value for key, value in table.items() if key not in ("runs", "grid")}
-    base = {**shared, **own}
-    if "runs" in table:
-        if "grid" in table:
-            raise ValueError("grid and runs stand side by side; put a grid into each of the runs")
-        runs = table["runs"]
-        if not isinstance(runs, list) or not all(isinstance(one, Mapping) for one in runs):
-            raise TypeError(f"runs must be a list of tables, got {runs!r}")
-        if not runs:
-            raise ValueError("runs must hold at least one table, got none")
-        found = []
-        for number, one in enumerate(runs, 1):
-            try:
-                found += _expanded(one, base)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"run {number}: {error}") from error
-        return found
-    grid = table.get("grid", {})
-    if not isinstance(grid, Mapping) or not all(isinstance(values, list) for values in grid.values()):
-        raise TypeError(f"grid must be a table of lists, got {grid!r}; put brackets around single values")
-    for key, values in grid.items():
-        if not values:
-            raise ValueError(f"the grid must have at least one value for {key!r}, got none")
-    twice = sorted(set(grid) & set(own))
-    if twice:
-        raise ValueError(f"{twice} stand in the grid and beside it; leave them out of one")
-    return [
-        Experiment.from_dict(base | dict(zip(grid, values, strict=True)))
-        for values in itertools.product(*grid.values())
-    ]
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -127,7 +127,13 @@ def _stepped(layer: Any, step: Step, tape: tf.GradientTape, capture: Callable[[O
     """Return a `call` for a recurrent layer that gives the same outputs and shows every state."""
 
     def call(sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
-        x = tf.transpose(tf.cast(tf.convert_to_tensor(sequences), tf.float64), (1, 0, 2))  # [T, B, d]
+        given, built = tf.convert_to_tensor(sequences), (layer.get_build_config() or {}).get("input_shape")
+        if given.shape.rank != 3 or (built and built[-1] not in (None, given.shape[2])):
+            raise ProbeError(
+                f"layer {layer.name} takes [batch, time, {built[-1] if built else 'features'}], got shape"
+                f" {tuple(given.shape)}; pass inputs as training would use them"
+            )
+        x = tf.transpose(tf.cast(given, tf.float64), (1, 0, 2))  # [T, B, d]
         T, B = (size if size is not None else tf.shape(x)[i] for i, size in enumerate(x.shape[:2]))
         taken = _mask_of(mask, T, B)
         if layer.go_backwards:

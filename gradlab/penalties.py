@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from gradlab.validation import positive_integer, positive_number
 _TINY = 1e-300  # below any norm that is not zero; keeps the slope of a root or a logarithm finite there
 
 
+@keras.saving.register_keras_serializable(package="gradlab")
 class NormPreservation:
     """Ω: punish steps that change the norm of the gradient that passes through them.
 
@@ -65,7 +67,13 @@ class NormPreservation:
         """Return what is needed to make it again."""
         return {"weight": self.weight}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NormPreservation:
+        """Return the penalty that `get_config` describes."""
+        return cls(**config)
 
+
+@keras.saving.register_keras_serializable(package="gradlab")
 class Flossing:
     """Gradient flossing: pull the largest Lyapunov exponents towards zero.
 
@@ -154,6 +162,11 @@ class Flossing:
         """Return what is needed to make it again."""
         return {name: getattr(self, name) for name in ("weight", "k", "target", "sequences", "seed")}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Flossing:
+        """Return the penalty that `get_config` describes."""
+        return cls(**config)
+
 
 def _full_rank(C: tf.Tensor) -> tf.Tensor:
     """Return which of [B, n, k] have k independent columns, to rounding [B]."""
@@ -163,12 +176,18 @@ def _full_rank(C: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(pivots > tf.maximum(allowance, _TINY), axis=1)
 
 
+@keras.saving.register_keras_serializable(package="gradlab")
 class RegularizedModel(keras.Model):
     """A model that is trained with penalties on how gradients travel through its recurrent layers.
 
     loss = what it is compiled with + Σ weight·penalty over layers and penalties, in training only. The penalties are
     computed in float64 from a second run of the model with dropout off; the first is Keras's own. Compile and fit it
-    like any model; the weights are those of the model it was made of, which can be used and saved by itself.
+    like any model; the weights are those of the model it was made of, which can be used and saved by itself. Saved as a
+    whole it goes on where it was (``keras.models.load_model`` after ``import gradlab.fixes``).
+
+    Each penalty, summed over the layers and without its weight, is in the logs of a training beside the loss: the mean
+    over the sequences of the epoch, as ``norm_preservation_penalty``, ``flossing_penalty`` or, after the name of a
+    class or function of your own, ``<name>_penalty``; a second of the same name ends in ``_2``.
 
     Args:
         model: a built Keras model.
@@ -187,7 +206,7 @@ class RegularizedModel(keras.Model):
         >>> model = RegularizedModel(plain, [NormPreservation(2.0)])
         >>> model.compile(keras.optimizers.SGD(0.01, clipnorm=1.0), "mse")
         >>> sorted(model.fit(x, y, verbose=0).history)
-        ['loss']
+        ['loss', 'norm_preservation_penalty']
     """
 
     def __init__(
@@ -205,9 +224,12 @@ class RegularizedModel(keras.Model):
                 " gl.fixes.NormPreservation(2.0) is one"
             )
         self.inner = model
+        self._layers_given = None if layers is None else [one.name for one in found]
         self._penalties = list(penalties)
         self._recurrent = [id(one) for one in found]
         self._steps = {id(one): as_step(one) for one in found}
+        # float64, as the penalties are; Keras finds them here, and resets them each epoch
+        self._means = [keras.metrics.Mean(name, dtype="float64") for name in _names(self._penalties)]
         self.supports_jit = False  # loops of unknown length, and derivatives of derivatives
         self.built = True
 
@@ -222,11 +244,51 @@ class RegularizedModel(keras.Model):
         loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return loss
-        extra = tf.cast(self.penalty(x, y, sample_weight), loss.dtype)
+        total, each = self._evaluated(x, y, sample_weight)
+        size = tf.shape(keras.tree.flatten(x)[0])[0]  # the weight with which Keras averages the loss over batches
+        for mean, value in zip(self._means, each, strict=True):
+            mean.update_state(tf.stop_gradient(value), sample_weight=size)
+        extra = tf.cast(total, loss.dtype)
         return _after(loss + extra, extra)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Take Keras's training step, and return the means of the penalties beside its metrics."""
+        return super().train_step(data) | {one.name: one.result() for one in self._means}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return Keras's metrics without the means of the penalties: in evaluation there are none."""
+        names = {one.name for one in self._means}
+        return {name: value for name, value in super().get_metrics_result().items() if name not in names}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what is needed to make it again: the network inside and the penalties, without weights.
+
+        Raises:
+            TypeError: a penalty of your own that Keras could not make again.
+        """
+        return super().get_config() | {
+            "model": keras.saving.serialize_keras_object(self.inner),
+            "penalties": [_config(one) for one in self._penalties],
+            "layers": self._layers_given,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> RegularizedModel:
+        """Return the model that `get_config` describes."""
+        made = keras.saving.deserialize_keras_object(
+            {name: config[name] for name in ("model", "penalties")}, custom_objects=custom_objects
+        )
+        return cls(**(config | made))
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Do nothing: the network inside comes with its weights."""
 
     def penalty(self, x: Any, y: Any, sample_weight: Any = None) -> tf.Tensor:
         """Return Σ weight·penalty on a batch, in float64, differentiable in the weights."""
+        return self._evaluated(x, y, sample_weight)[0]
+
+    def _evaluated(self, x: Any, y: Any, sample_weight: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Return Σ weight·penalty, and each penalty summed over the layers."""
         recurrent = [one for one in self.inner._flatten_layers() if id(one) in self._recurrent]
         captured: list[Opened] = []
         with tf.GradientTape() as tape, opened(self.inner, recurrent, self._steps, tape, captured):
@@ -237,11 +299,38 @@ class RegularizedModel(keras.Model):
             with losses_in_float64(self):
                 value = super().compute_loss(**given)
         gradients = tape.gradient(value, [one.epsilon for one in captured])
-        parts = [tf.zeros((), tf.float64)]
+        parts, each = [tf.zeros((), tf.float64)], [[tf.zeros((), tf.float64)] for _ in self._penalties]
         for layer, gradient in zip(captured, gradients, strict=True):
             total = tf.zeros_like(layer.states) if gradient is None else gradient
-            parts += [one.weight * one(layer, total) for one in self._penalties]
-        return tf.add_n(parts)
+            for one, values in zip(self._penalties, each, strict=True):
+                values.append(one(layer, total))
+                parts.append(one.weight * values[-1])
+        return tf.add_n(parts), [tf.add_n(values) for values in each]
+
+
+def _names(penalties: Sequence[Any]) -> list[str]:
+    """Return names of penalties in the logs: of a class or function FooBar "foo_bar_penalty", then "…_penalty_2"."""
+    found: list[str] = []
+    for one in penalties:
+        plain = getattr(one, "__name__", type(one).__name__).strip("_<>")
+        base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower().removesuffix("_penalty") + "_penalty"
+        name, count = base, 2
+        while name in found:
+            name, count = f"{base}_{count}", count + 1
+        found.append(name)
+    return found
+
+
+def _config(penalty: Any) -> Any:
+    """Return what Keras makes a penalty of again, or raise where it could not."""
+    of_a_module = getattr(penalty, "__qualname__", "<") == getattr(penalty, "__name__", None) != "<lambda>"
+    if not of_a_module and not (hasattr(penalty, "get_config") and hasattr(type(penalty), "from_config")):
+        raise TypeError(
+            f"a penalty that is saved must be a function of a module, or an object with get_config and from_config, got"
+            f" {penalty!r}; give it these (and its class keras.saving.register_keras_serializable()), or save the"
+            " weights with model.save_weights(path), or the network alone with model.inner.save(path)"
+        )
+    return keras.saving.serialize_keras_object(penalty)
 
 
 @tf.custom_gradient

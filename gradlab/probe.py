@@ -19,6 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from gradlab.opened import Opened, ProbeError, in_float64, losses_in_float64, opened
+from gradlab.probe_batch import check_batch, check_kinds, check_targets, in_short, misfit, tensors
 from gradlab.step import as_step
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array
@@ -92,10 +93,10 @@ class Probe:
         layers: names of the recurrent layers to look at; None for all.
 
     Raises:
-        TypeError: not a Keras model.
+        TypeError: not a Keras model, a loss that is no function.
         ValueError: no recurrent layer, an unknown layer, a model that is not built or not compiled, inputs or targets
-            that are NaN, that differ in length, or that the model cannot take; a loss that does not depend on the
-            states.
+            that are NaN, that differ in length, or that the model or its loss cannot take (shapes, features, labels;
+            some of it is found at the first call); a loss that does not depend on the states.
 
     Example:
         >>> model = keras.Sequential([keras.Input((9, 2)), keras.layers.GRU(4, name="gru"), keras.layers.Dense(1)])
@@ -122,12 +123,17 @@ class Probe:
                 " loss=function(targets, outputs)"
             )
         self._loss = loss
-        self._inputs = keras.tree.map_structure(lambda one: _checked("probe_inputs", one), inputs)
+        self._inputs = tensors("probe_inputs", inputs)
         self._targets, self._weight = (
-            None if value is None else keras.tree.map_structure(lambda one, name=name: _checked(name, one), value)
+            None if value is None else tensors(name, value)
             for name, value in (("probe_targets", targets), ("sample_weight", sample_weight))
         )
-        _check_batch(self._inputs, self._targets, self._weight)
+        check_batch(self._inputs, self._targets, self._weight)
+        check_kinds(model, self._inputs, self._targets)
+        if loss is not None and not callable(loss):
+            raise TypeError(
+                f"loss must be a function of targets and outputs, got {loss!r}; keras.losses.get finds them"
+            )
         if not model.built:
             raise ValueError("the model has no weights yet; call model(inputs) once, or give it a keras.Input")
         # made here, since weights cannot be looked at inside of a graph, nor a cell's own precision once it is changed
@@ -169,16 +175,10 @@ class Probe:
             # one graph, for there are no arguments; TensorFlow takes several probes for one that is traced in vain
             traced = tf.function(self._graph, autograph=False).get_concrete_function()
             raw = dict(traced())
-        except ProbeError:
-            raise
+        except ProbeError as error:
+            raise ProbeError(in_short(error)) from None  # Keras puts its own words around it
         except Exception as error:  # a model may raise anything on inputs that it was not made for
-            shapes = keras.tree.map_structure(lambda one: tuple(one.shape), self._inputs)
-            expected = getattr(self.model, "input_shape", "unknown")
-            raise ValueError(
-                f"the model cannot be run on the probe batch of shapes {shapes} (it expects {expected}):"
-                f" {_in_short(error)};"
-                " pass inputs, targets and loss as training would use them"
-            ) from error
+            raise ValueError(misfit(self.model, self._inputs, self._targets, self._weight, error)) from error
         self._function = traced
         return raw
 
@@ -218,6 +218,7 @@ class Probe:
 
     def _value(self, outputs: Any) -> tf.Tensor:
         """Return the loss, a scalar in float64."""
+        check_targets(self.model.loss if self._loss is None else self._loss, self._targets, outputs)
         if self._loss is None:
             given = {"x": self._inputs, "y": self._targets, "y_pred": outputs, "sample_weight": self._weight}
             if not getattr(self.model._compile_loss, "built", True):  # Keras makes its loss objects at the first call
@@ -297,40 +298,6 @@ def recurrent_layers(model: Any, names: Sequence[str] | None = None) -> list[Any
         if name not in known:
             raise ValueError(f"layers must name recurrent layers of the model, {known}, got {name!r}")
     return [one for one in found if one.name in names]
-
-
-def _checked(name: str, value: Any) -> tf.Tensor:
-    """Return an input as a tensor, or raise if it holds NaN or infinity."""
-    array = np.asarray(value)
-    if array.dtype.kind == "O":
-        raise ValueError(f"{name} must be one array, got parts of different lengths; pad them and pass a mask")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(
-            f"{name} must be finite, got {array[place]} at index {place} ({int((~np.isfinite(array)).sum())} of"
-            f" {array.size} entries); remove or replace it"
-        )
-    return tf.constant(array)
-
-
-def _check_batch(inputs: Any, targets: Any, weight: Any) -> None:
-    """Raise unless all parts have the same number of sequences, at least one."""
-    sizes = [
-        one.shape[0] if one.shape.rank else 0
-        for one in keras.tree.flatten([inputs, targets, weight])
-        if one is not None
-    ]
-    if not sizes or len(set(sizes)) != 1 or sizes[0] == 0:
-        raise ValueError(
-            f"probe_inputs, probe_targets and sample_weight must be of one batch, got {sizes} sequences; the batch axis"
-            " comes first"
-        )
-
-
-def _in_short(error: Exception) -> str:
-    """Return what an error of Keras says, without the list of arguments and the colours."""
-    text = str(error).split("Arguments received")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
-    return " ".join(text.split())[:400] or type(error).__name__
 
 
 def _numbered(paths: list[str]) -> list[str]:

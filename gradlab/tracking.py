@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -60,18 +60,21 @@ class GradientTracker(keras.callbacks.Callback):
         schedule: a function of the number of epochs (or steps) done that says whether to look, such as
             ``gl.schedules.linear(5)``; None: ``gl.schedules.logarithmic()``.
         every: what the schedule counts, "epoch" or "step" (updates of the weights since the tracker's first look).
-        lags: at which the spectrum is taken; None: powers of two, and the longest there is.
+        lags: at which the spectrum is taken, at most T; None: powers of two, and the longest there is. Where a mask
+            leaves no sequence so many steps it is NaN.
         spectrum_sequences: of how many sequences of the probe the spectrum is taken (median).
         optimizer: whose clipping counts; None: that of the model.
         path: a netCDF file (`gl.load` reads it) to be kept up to date.
 
     Raises:
         ValueError: when training begins: a model without a recurrent layer, a probe batch that does not fit or holds
-            NaN, a loss that does not depend on the states (see `gradlab.probe.Probe`); a folder that does not exist.
-        TypeError: a schedule that cannot be called, counts that are not integers.
+            NaN, a loss that does not depend on the states (see `gradlab.probe.Probe`); lags that are longer than every
+            layer's T; a folder that does not exist.
+        TypeError: a schedule that cannot be called, counts that are not integers, lags that are no list.
 
     Warns:
         RuntimeWarning: training left the finite numbers.
+        UserWarning: at a lag that was asked for every spectrum is NaN, as a mask leaves no sequence so many steps.
 
     Example:
         >>> import gradlab as gl
@@ -112,9 +115,12 @@ class GradientTracker(keras.callbacks.Callback):
         # Keras waits for the loss after each batch only for a callback that is not async_safe; one that is it calls
         # from other threads, in any order, up to the end of the epoch
         self.async_safe = every == "epoch"
+        if lags is not None and (isinstance(lags, str) or not isinstance(lags, Iterable)):
+            raise TypeError(f"lags must be a list, got {lags!r}; put brackets around it")
         self._lags = None if lags is None else sorted({positive_integer("lags", one) for one in lags})
         self._sequences = positive_integer("spectrum_sequences", spectrum_sequences)
         self._optimizer, self._path = optimizer, path
+        self._lags_checked = False
         self._probe: Probe | None = None
         self._looks: list[Look] = []
         self._done = 0  # epochs
@@ -207,11 +213,9 @@ class GradientTracker(keras.callbacks.Callback):
         self._names = self._probe.layer_names
         measures: dict[str, LayerMeasures] = {}
         if found.finite:
-            if self._lags is None:
-                longest = max(one.trajectory.inputs.shape[1] for one in found.layers.values())
-                self._lags = [2**i for i in range(longest.bit_length()) if 2**i < longest] + [longest]
+            lags = self._settled_lags(found)
             try:
-                measures = {name: measure(one, self._lags, self._sequences) for name, one in found.layers.items()}
+                measures = {name: measure(one, lags, self._sequences) for name, one in found.layers.items()}
             except NotFiniteError as error:
                 found = found._replace(finite=False, not_finite=str(error))
             self._blocks = {
@@ -261,6 +265,37 @@ class GradientTracker(keras.callbacks.Callback):
 
     def _clipping(self) -> tuple[Any, float] | None:
         return clipping_of(self._optimizer if self._optimizer is not None else getattr(self.model, "optimizer", None))
+
+    def _settled_lags(self, found: ProbeResult) -> list[int]:
+        """Return the lags; at the first look they are chosen or checked, for now T and the mask are known."""
+        if self._lags is not None and self._lags_checked:
+            return self._lags
+        runs = [one.trajectory for one in found.layers.values()]
+        longest = max(one.inputs.shape[1] for one in runs)
+        if self._lags is None:
+            self._lags, self._lags_checked = [2**i for i in range(longest.bit_length()) if 2**i < longest], True
+            self._lags.append(longest)
+            return self._lags
+        beyond = [k for k in self._lags if k > longest]
+        if beyond:
+            raise ValueError(
+                f"lags must be at most T = {longest}, the steps of the probe batch, got {beyond}; leave them out, or"
+                " give longer sequences"
+            )
+        self._lags_checked = True
+        taken = max(
+            one.inputs.shape[1] if one.mask is None else int(one.mask[: self._sequences].sum(axis=1).max())
+            for one in runs
+        )
+        masked = [k for k in self._lags if k > taken]
+        if masked:
+            warnings.warn(
+                f"the spectrum at lags {masked} is NaN: the mask leaves the first {self._sequences} sequences of the"
+                f" probe batch at most {taken} steps; give longer ones first, or raise spectrum_sequences",
+                UserWarning,
+                stacklevel=3,
+            )
+        return self._lags
 
     def _weight_norms(self, found: ProbeResult) -> tuple[dict[str, float], dict[str, float]]:
         """Return the norm of the gradient of each weight before and after clipping."""

@@ -96,7 +96,7 @@ def trained(experiment: Experiment | Mapping[str, Any]) -> TrainedNetwork:
 
     Example:
         >>> import gradlab as gl
-        >>> network = trained(Experiment("tanh", data="latching", length=12, units=4, epochs=1, samples=60))
+        >>> network = trained(Experiment("tanh", data="latching", length=12, units=4, epochs=1, samples=80))
         >>> x, y = network.task.test_inputs[:3], network.task.test_targets[:3]
         >>> gl.state_gradients(gl.rollout(network.layer, x), None, network.loss(y)).log_total_norm.shape
         (3, 13)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pickle
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -98,69 +97,13 @@ def test_names_stay() -> None:
     assert job.key == "lstm-digits-c576ac19920f2bd0"
     every = {"gain": 2.0, "seed": 1, "data": "adding", "units": 3, "epochs": 4, "batch_size": 5, "learning_rate": 0.1}
     every |= {"clip_norm": None, "probes": 6, "held_out": 7, "initializer": "glorot", "forget_bias": "chrono"}
-    every |= {"length": 8, "samples": 9, "optimizer": "sgd", "momentum": 0.5, "global_clip_norm": 0.25}
+    every |= {"length": 8, "samples": 30, "optimizer": "sgd", "momentum": 0.5, "global_clip_norm": 0.25}
     every |= {"measured": ["decay"], "measured_at": [1, 2], "clip_value": None}
     assert every.keys() | {"cell"} | added == {field.name for field in dataclasses.fields(gl.Experiment)}
-    assert gl.Experiment("gru", **every).key == "gru-adding-e9a5bda9e1a1398f"
+    assert gl.Experiment("gru", **every).key == "gru-adding-04e477c678f93188"
     every |= {"forget_bias": None, "omega": 2.0, "flossing": 0.5, "flossing_exponents": 3}
     keys = [gl.Experiment("tanh", **every, **{name: 0.5}).key for name in ("leak", "residual")]
-    assert keys == ["tanh-adding-92582f0d9b884af1", "tanh-adding-225c9e9340475d46"]
-
-
-@pytest.mark.parametrize("suffix", ["toml", "json"])
-def test_descriptions_are_read(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"runs.{suffix}"
-    if suffix == "toml":
-        path.write_text(
-            """
-            data = "adding"
-            length = 20
-            clip_norm = "none"
-            [[runs]]
-            cell = "tanh"
-            grid = {gain = [0.5, 1], seed = [1, 2]}
-            [[runs]]
-            cell = "lstm"
-            forget_bias = "chrono"
-            length = 30
-            """
-        )
-    else:
-        runs = [{"cell": "tanh", "grid": {"gain": [0.5, 1], "seed": [1, 2]}}]
-        runs += [{"cell": "lstm", "forget_bias": "chrono", "length": 30}]
-        path.write_text(json.dumps({"data": "adding", "length": 20, "clip_norm": None, "runs": runs}))
-    found = gl.read_experiments(path)
-    tanh = [gl.Experiment("tanh", g, s, "adding", length=20, clip_norm=None) for g in (0.5, 1.0) for s in (1, 2)]
-    assert found == [*tanh, gl.Experiment("lstm", data="adding", length=30, clip_norm=None, forget_bias="chrono")]
-    (tmp_path / "list.json").write_text(json.dumps([one.as_dict() for one in found]))
-    assert gl.read_experiments(tmp_path / "list.json") == found
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('cell = "tanh"\ngian = 2.0', r"runs.toml: unknown key 'gian' \(did you mean 'gain'\?\)"),
-        (
-            '[[runs]]\ncell = "tanh"\n[[runs]]\ncell = "elman"',
-            r"run 2: cell must be one of \['tanh', 'relu', 'linear', 'lstm', 'gru'\]",
-        ),
-        ("gain = 2.0", r"needs the key 'cell', one of \['tanh'"),
-        ("cell = ", "must be TOML, got text that is not"),
-        ('cell = "tanh"\n[grid]\ngain = 2.0', "grid must be a table of lists"),
-        ('cell = "tanh"\ngain = 1.0\n[grid]\ngain = [2.0]', r"\['gain'\] stand in the grid and beside it"),
-        ("runs = []", "runs.toml: runs must hold at least one table, got none"),
-        ('cell = "tanh"\n[grid]\ngain = []', "the grid must have at least one value for 'gain', got none"),
-        ('cell = "t\udce4nh"', "runs.toml must be TOML, got text that is not .*can't decode byte 0xe4"),
-        ("runs = 3", "runs must be a list of tables, got 3"),
-        ('[grid]\ngain = [2.0]\n[[runs]]\ncell = "tanh"', "put a grid into each of the runs"),
-    ],
-)
-def test_what_is_wrong_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "runs.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises((ValueError, TypeError), match=message):
-        gl.read_experiments(tmp_path / "runs.toml")
-    with pytest.raises(ValueError, match=r"must end in .toml or .json, got '.yaml'"):
-        gl.read_experiments(tmp_path / "runs.yaml")
+    assert keys == ["tanh-adding-460fe772850000e0", "tanh-adding-3b6110543a71530a"]
 
 
 def started(experiment: gl.Experiment) -> list[np.ndarray]:
@@ -301,7 +244,7 @@ def test_what_ran_before_changes_nothing() -> None:
 
 
 def test_the_loss_is_the_one_that_is_trained() -> None:
-    experiment = gl.Experiment("tanh", data="vowels", units=4, epochs=1, probes=370)
+    experiment = gl.Experiment("tanh", data="vowels", units=4, epochs=1, probes=370, measured=["decay"])
     task = training.load_task(experiment)
     network = networks.network(experiment, task)
     loss = training.loss_of_states(network.readout, experiment, task, task.test_targets)
@@ -327,8 +270,26 @@ def test_held_out_sequences_are_the_next_ones(data: str) -> None:
 
 
 def test_there_must_be_sequences_to_hold_out() -> None:
-    with pytest.raises(ValueError, match="at most the 370 test sequences of vowels together, got 370 and 1"):
-        gl.run(gl.Experiment("tanh", data="vowels", units=3, epochs=0, probes=370, held_out=1))
+    """What a run would ask for and not find is said when it is described, before anything is trained."""
+    for data, there in (("vowels", 370), ("digits", 360), ("digits_rows", 360), ("gunpoint", 150)):
+        assert (
+            len(training.load_task(gl.Experiment("tanh", data=data, probes=there - 1, held_out=1)).test_inputs) == there
+        )
+        with pytest.raises(
+            ValueError, match=f'at most the {there} test sequences of "{data}", got {there} and 1; take f'
+        ):
+            gl.Experiment("tanh", data=data, probes=there, held_out=1)
+    small = {"data": "adding", "length": 5, "samples": 24, "units": 3, "epochs": 1}  # 4 test sequences
+    assert len(training.load_task(gl.Experiment("tanh", **small, probes=3, held_out=1)).test_inputs) == 4
+    assert gl.run(gl.Experiment("tanh", **small, probes=4, measured=["decay"])).sizes["batch"] == 4
+    assert "test_loss" in gl.run(gl.Experiment("tanh", **small, measured=[]))
+    with pytest.raises(ValueError, match=r'probes and held_out together .* of "adding", got 4 and 1; .*at least 25$'):
+        gl.Experiment("tanh", **small, probes=4, held_out=1, measured=["held_out"])
+    with pytest.raises(
+        ValueError, match=r"probes must be at most the 4 test .* got 5; take fewer, or samples of at least 25"
+    ):
+        gl.Experiment("tanh", **small, probes=5, measured=["tracking"])
+    assert gl.Experiment("tanh", **(small | {"samples": 25}), probes=4, held_out=1)
     ds = gl.run(gl.Experiment("tanh", data="noise", units=3, epochs=0, probes=14, held_out=5))
     assert (ds.sizes["batch"], ds.sizes["held_out"]) == (14, 5)
 
@@ -380,14 +341,6 @@ def test_what_was_seen_before_it_exploded_is_kept() -> None:
     assert "decay_rate" not in ds
     assert not np.isfinite(ds["training_loss"]).any()
     assert len(tracked(ds).epoch) >= 1
-
-
-def test_sequences_are_asked_for_where_they_are_measured() -> None:
-    small = {"data": "adding", "length": 5, "samples": 20, "units": 3, "epochs": 1}  # 4 test sequences
-    assert gl.run(gl.Experiment("tanh", **small, probes=4, measured=["decay"])).sizes["batch"] == 4
-    assert "test_loss" in gl.run(gl.Experiment("tanh", **small, measured=[]))
-    with pytest.raises(ValueError, match="at most the 4 test sequences of adding together, got 4 and 1"):
-        gl.run(gl.Experiment("tanh", **small, probes=4, held_out=1, measured=["held_out"]))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_every_task_can_be_described() -> None:
     assert set(DATA) == functions | {"digits_rows"}
     steps = {"digits": 64, "digits_rows": 8, "vowels": 29, "gunpoint": 150, "copy": 32, "memorization": 32}
     for data, length in DATA.items():
-        given = {} if length is None else {"length": 12, "samples": 30}
+        given = {"probes": 3, "held_out": 3} | ({} if length is None else {"length": 12, "samples": 30})
         task = training.load_task(gl.Experiment("tanh", data=data, seed=3, epochs=0, **given))
         assert task.inputs.shape[1] == steps.get(data, 12)
         if length:

@@ -28,7 +28,7 @@ HEAVY = {"tensorflow", "keras", "xarray", "matplotlib", "pandas"}
 CORE = ["validation", "products", "spectrum", "bounds", "predictions", "decay", "lyapunov"]
 CORE += ["horizon", "attractor", "streaming", "statistics", "resolvent", "convergence"]  # and all that they import
 WITHOUT_TENSORFLOW = ["__init__", "plotting", "results", "tasks", "comparison"]
-WITHOUT_TENSORFLOW += ["experiment", "sweeps", "cluster", "collection", "tracking_dataset", "citation"]
+WITHOUT_TENSORFLOW += ["experiment", "descriptions", "sweeps", "cluster", "collection", "tracking_dataset", "citation"]
 
 
 def imported(tree, everywhere):

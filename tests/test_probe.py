@@ -228,7 +228,7 @@ def test_a_model_that_is_not_finite_says_so():
         ),
         (lambda m, x, y: Probe(m, x, y / 0, loss=sum), ValueError, r"probe_targets must be finite, got -?inf at index"),
         (lambda m, x, y: Probe(m, x, y, loss=sum, layers=["lstm"]), ValueError, "layers must name recurrent layers"),
-        (lambda m, x, y: Probe(m, x[:, :, :2], y, loss=lambda a, b: b)(), ValueError, r"shapes \(4, 9, 2\)"),
+        (lambda m, x, y: Probe(m, x[:, :, :2], y, loss=lambda a, b: b)(), ValueError, r"got shape \(4, 9, 2\)"),
         (
             lambda m, x, y: Probe(m, x, y, loss=lambda a, b: tf.reduce_mean(a))(),
             ValueError,
@@ -241,6 +241,86 @@ def test_a_model_that_is_not_finite_says_so():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call(MODELS["simple"](), *batch())
+
+
+def classifier(steps=False, loss="sparse_categorical_crossentropy"):
+    layers = [L.LSTM(4, return_sequences=steps, name="lstm"), L.Dense(5, activation="softmax")]
+    model = keras.Sequential([keras.Input((T, 3)), *layers])
+    model.compile("adam", loss)
+    return model
+
+
+def regression():
+    model = keras.Sequential([keras.Input((T, 3)), L.LSTM(4, name="lstm"), L.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
+def reader():
+    model = keras.Sequential([keras.Input((T,), dtype="int32"), L.Embedding(6, 3, name="words"), L.GRU(4), L.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
+def masked():
+    x, mask = keras.Input((T, 3), name="sequence"), keras.Input((T,), dtype="bool", name="mask")
+    model = keras.Model([x, mask], L.Dense(1)(L.LSTM(4)(x, mask=mask)))
+    model.compile("adam", "mse")
+    return model
+
+
+WRONG_X, WRONG_Y, LABELS = np.ones((B, T, 3)), np.zeros((B, 1)), np.arange(B)
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "y", "message"),
+    [
+        (regression, WRONG_X[:, :, 0], WRONG_Y, r"must be \[batch, 9, 3\], as the model was built, got shape \(4, 9\)"),
+        (regression, WRONG_X[:, :, :2], WRONG_Y, r"^layer lstm takes \[batch, time, 3\], got shape \(4, 9, 2\); pass"),
+        (regression, (WRONG_X, WRONG_Y), None, r"1 input of the model .*, got 2 of .*; targets go into probe_targets"),
+        (regression, None, WRONG_Y, "probe_inputs must be an array, got None"),
+        (regression, tf.data.Dataset.range(3), WRONG_Y, "must be an array, got <_RangeDataset .*; take the arrays of"),
+        (regression, [[1.0, 2.0], [1.0]], WRONG_Y, "one array, got parts of different lengths; pad them"),
+        (regression, WRONG_X + 1j, WRONG_Y, "an array of real numbers, got dtype complex128"),
+        (regression, WRONG_X.astype(str), WRONG_Y, "probe_inputs must be numbers, got text"),
+        (regression, WRONG_X[:, :0], WRONG_Y, r"at least one step and feature, got shape \(4, 0, 3\)"),
+        (regression, WRONG_X, None, "could not be computed without probe_targets"),
+        (regression, WRONG_X, np.zeros((B, 3)), r"must be of shape \(4, 1\), as the outputs .*, got shape \(4, 3\)"),
+        (regression, WRONG_X, np.zeros((B, T, 1)), r"must be of shape \(4, 1\), .* got shape \(4, 9, 1\)"),
+        (classifier, WRONG_X, LABELS + 2, r"labels 0 … 4, .* 5 outputs, got 5 at index \(3,\); number the classes"),
+        (classifier, WRONG_X, LABELS - 1, r"labels 0 … 4, .* got -1 at index \(0,\)"),
+        (classifier, WRONG_X, LABELS + 0.5, r"labels 0 … 4, .* got 0.5 at index \(0,\)"),
+        (classifier, WRONG_X, list("abcd"), "probe_targets must be numbers, got text"),
+        (classifier, WRONG_X, np.eye(5)[LABELS], r"labels of shape \(4,\) for sparse_.*, got shape \(4, 5\); pass"),
+        (lambda: classifier(True), WRONG_X, LABELS, r"labels of shape \(4, 9\) .*, got shape \(4,\)"),
+        (
+            lambda: classifier(loss="categorical_crossentropy"), WRONG_X, LABELS,
+            r"one-hot vectors of shape \(4, 5\) for cat.*, got shape \(4,\); keras.utils.to_categorical\(labels, 5\)",
+        ),
+        (reader, np.full((B, T), 9), WRONG_Y, "tokens 0 … 5, which layer words knows, got 9"),
+        (reader, np.full((B, T), 1.5), WRONG_Y, r"must be integers \(int32\), got 1.5; pass tokens"),
+        (masked, WRONG_X, WRONG_Y, r"2 inputs of the model \(sequence \(None, 9, 3\), mask .*, got 1 of shapes"),
+        (masked, [WRONG_X, np.ones((B, T - 1), bool)], WRONG_Y, r"\[batch, 9\] for its input mask, .* got shape"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_does_not_fit_is_named(make, x, y, message):
+    with pytest.raises(ValueError, match=message):
+        Probe(make(), x, y)()
+
+
+def test_what_keras_takes_is_taken():
+    keras.utils.set_random_seed(0)
+    model = regression()
+    expected = Probe(model, WRONG_X, WRONG_Y)().loss
+    for x, y in ((WRONG_X.tolist(), WRONG_Y.tolist()), (WRONG_X, WRONG_Y[:, 0]), (WRONG_X, WRONG_Y.astype(int))):
+        assert Probe(model, x, y)().loss == expected
+    assert np.isfinite(Probe(model, WRONG_X[:, :4], WRONG_Y)().loss)  # fewer steps
+    some = classifier(True, keras.losses.SparseCategoricalCrossentropy(ignore_class=-1))
+    steps = np.tile(LABELS[:, None], (1, T))
+    steps[:, :3] = -1
+    assert np.isfinite(Probe(some, WRONG_X, steps)().loss)
+    with pytest.raises(TypeError, match="loss must be a function of targets and outputs, got 'mse'"):
+        Probe(model, WRONG_X, WRONG_Y, loss="mse")
 
 
 def test_an_unbuilt_model_is_refused():

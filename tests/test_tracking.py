@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -245,7 +246,8 @@ def test_masked_sequences_count_real_steps_only():
         x, PROBE[1], loss=keras.losses.MeanSquaredError(), lags=[1, 5, 12], spectrum_sequences=1
     )
     tracker.set_model(model)
-    tracker.record(0)
+    with pytest.warns(UserWarning, match=r"the spectrum at lags \[12\] is NaN: .* at most 5 steps"):
+        tracker.record(0)
     spectrum = tracker.dataset().log_singular_values_at_lag[0, 0]
     step = gl.rollout(model.get_layer("rnn"), x[:1, :5])
     np.testing.assert_allclose(
@@ -322,6 +324,7 @@ def test_saturation_of_gates_is_the_share_of_flat_slopes():
         (lambda: gl.GradientTracker(*PROBE, schedule=5), TypeError, "schedule must be a function of a count"),
         (lambda: gl.GradientTracker(*PROBE, every="batch"), ValueError, 'every must be "epoch" or "step"'),
         (lambda: gl.GradientTracker(*PROBE, lags=[0]), ValueError, "lags must be at least 1"),
+        (lambda: gl.GradientTracker(*PROBE, lags=5), TypeError, "lags must be a list, got 5; put brackets around it"),
         (lambda: gl.GradientTracker(*PROBE).dataset(), ValueError, "nothing was tracked yet"),
         (lambda: gl.GradientTracker(*PROBE).record(0), ValueError, "no model yet"),
         (lambda: gl.schedules.linear(0), ValueError, "every must be at least 1"),
@@ -330,7 +333,7 @@ def test_saturation_of_gates_is_the_share_of_flat_slopes():
         (
             lambda: fit(network(), [gl.GradientTracker(PROBE[0][:, :, :1], PROBE[1])]),
             ValueError,
-            "cannot be run on the probe",
+            r"takes \[batch, time, 2\], got shape",
         ),
         (
             lambda: fit(network(), [gl.GradientTracker(PROBE[0] * np.nan, PROBE[1])]),
@@ -342,6 +345,25 @@ def test_saturation_of_gates_is_the_share_of_flat_slopes():
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_lags_beyond_the_sequences_are_named():
+    x = np.ones((2, 8, 1), "f4")
+    x[0, 5:] = 0.0  # left out by the mask
+    model = keras.Sequential([keras.Input((8, 1)), L.Masking(), L.SimpleRNN(3), L.Dense(1)])
+    model.compile("sgd", "mse")
+    tracker = gl.GradientTracker(x, np.zeros((2, 1)), lags=[2, 9, 8, 30])
+    with pytest.raises(ValueError, match=r"lags must be at most T = 8, .* got \[9, 30\]; leave them out"):
+        model.fit(x, np.zeros((2, 1)), verbose=0, callbacks=[tracker])
+    for sequences in (1, 2):
+        tracker = gl.GradientTracker(x, np.zeros((2, 1)), lags=[2, 8], spectrum_sequences=sequences)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(x, np.zeros((2, 1)), epochs=2, verbose=0, callbacks=[tracker])
+        said = [str(one.message) for one in caught if "the spectrum at lags [8] is NaN" in str(one.message)]
+        assert len(said) == (sequences == 1)  # once, and not where the second sequence reaches so far
+        spectrum = tracker.dataset().log_singular_values_at_lag.sel(spectrum_lag=8)
+        assert np.isnan(spectrum).all() == (sequences == 1)
 
 
 def test_a_model_without_recurrence_is_refused_at_once():
