@@ -8,11 +8,11 @@ import math
 
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import aligned, exchange, largest, largest_below, power_of_two, scaled
+from gradlab.kernels.rows import aligned, exchange, largest, largest_below, scale_row
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "b1eb42d28179e6fb"
+COMPILED_WITH = "d1cd906746034c17"
 
 
 @compiled
@@ -26,11 +26,11 @@ def log_determinants(A, out):
     for m in range(N):
         ln_det = 0.0
         for i in range(n):
-            exponent = math.frexp(largest(A[m], i))[1]
-            ln_det += exponent * LN2
-            factor = power_of_two(-exponent)
             for j in range(n):
-                LU[i, j] = A[m, i, j] * factor if abs(exponent) < 500 else scaled(A[m, i, j], -exponent)
+                LU[i, j] = A[m, i, j]
+            exponent = math.frexp(largest(LU, i))[1]
+            ln_det += exponent * LN2
+            scale_row(LU, i, LU, i, -exponent)
         for k in range(n):
             row = largest_below(LU, k, n)
             if row != k:

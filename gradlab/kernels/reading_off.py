@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "d1ec4cd891a5c2f0"
+COMPILED_WITH = "6f03a52157681b90"
 
 
 @compiled

@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import add_combination, aligned, dot, largest
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "b1eb42d28179e6fb"
+COMPILED_WITH = "d1cd906746034c17"
 
 
 @compiled

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from gradlab import graded
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.registers import fma, from_bits, load, spread, store, total
+from gradlab.registers import fma, from_bits, greatest, larger, load, spread, store, total, where_greater
 from gradlab.row_blocks import transpose_block
 
 COMPILED_WITH = "f4b98257c123fbb3"
@@ -32,12 +34,35 @@ def scaled(x: float, exponent: int) -> float:
 
 
 @compiled
+def scale_row(A, i, B, k, exponent):
+    """B[k] = A[i] · 2^exponent, for any exponent."""
+    if abs(exponent) < 500:
+        factor = spread(power_of_two(exponent))
+        for j in range(0, A.shape[1], WIDTH):
+            store(B, k, j, factor * load(A, i, j))
+    else:
+        for j in range(A.shape[1]):
+            B[k, j] = scaled(A[i, j], exponent)
+
+
+@compiled
+def smallest_entry(A, i):
+    """The smallest |entry| of row i of a matrix of whole registers that is not zero, ∞ where all are."""
+    size, none = spread(np.inf), spread(np.inf)
+    for j in range(0, A.shape[1], WIDTH):
+        x = larger(load(A, i, j), spread(0.0))
+        x = where_greater(x, spread(0.0), x, none)
+        size = where_greater(size, x, x, size)
+    return 1.0 / greatest(spread(1.0) / size)
+
+
+@compiled
 def largest(A, i):
-    """The largest |entry| of row i."""
-    size = 0.0
-    for j in range(A.shape[1]):
-        size = max(size, abs(A[i, j]))
-    return size
+    """The largest |entry| of row i of a matrix of whole registers; NaN does not count."""
+    size = spread(0.0)
+    for j in range(0, A.shape[1], WIDTH):
+        size = larger(size, load(A, i, j))
+    return greatest(size)
 
 
 @compiled

@@ -11,12 +11,22 @@ import numpy as np
 from gradlab.graded import PATTERNS, UNIT, WIDTH
 from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
-from gradlab.kernels.rows import add_combinations, add_row, aligned, blocks, largest, power_of_two, scaled, transpose
+from gradlab.kernels.rows import (
+    add_combinations,
+    add_row,
+    aligned,
+    blocks,
+    largest,
+    scale_row,
+    scaled,
+    smallest_entry,
+    transpose,
+)
 from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
 from gradlab.registers import larger, load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "a097ae9c512e129f"
+COMPILED_WITH = "b9b551d6e60983fb"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -142,9 +152,7 @@ def row_exponents(step, exponents):
     """
     low, high, dead = 1 << 20, -(1 << 20), False
     for i in range(len(exponents)):
-        size = 0.0
-        for j in range(len(exponents)):
-            size = max(size, abs(step[i, j]))
+        size = largest(step, i)
         exponents[i] = math.frexp(size)[1] if size > 0.0 else ZERO_EXPONENT
         dead |= size == 0.0
         if size > 0.0:
@@ -171,22 +179,25 @@ def sweep(F, J, wanted, examples, out):
     """
     n = J.shape[1]
     exponents, part = np.empty(n, np.int64), np.empty(n, np.int64)
-    unit = np.empty((n, n))
     C = aligned((3, blocks(n), F.high.shape[1]))
     C_high, C_low, C_size = C[0], C[1], C[2]  # taken apart otherwise they would not count as contiguous
+    step = aligned((n, F.high.shape[1]))
     work = aligned((5, blocks(n), F.high.shape[1]))
     m = len(out.flags)
     for s in range(len(J) - 1, -1, -1):
-        low, high, split = row_exponents(J[s], exponents)
+        for i in range(n):
+            for j in range(n):
+                step[i, j] = J[s, i, j]
+        low, high, split = row_exponents(step, exponents)
         shift = (low + high) // 2
         for i in range(n):
             own = exponents[i] if split else shift
-            factor = power_of_two(-own)
-            for j in range(n):
-                unit[i, j] = J[s, i, j] * factor if abs(own) < 500 else scaled(J[s, i, j], -own)
-                if J[s, i, j] != 0.0 and abs(unit[i, j]) < UNDERFLOWS:
+            if exponents[i] != ZERO_EXPONENT:
+                smallest = scaled(smallest_entry(step, i), -own)
+                if smallest < UNDERFLOWS:
                     F.flags[0] = True
-                    F.flags[1] |= unit[i, j] == 0.0  # a row that spans more than float64
+                    F.flags[1] |= smallest == 0.0  # a row that spans more than float64
+                scale_row(step, i, step, i, -own)
         if split:
             parts = 1 + (high - low) // BRACKET_BITS
             for p in range(parts):
@@ -195,7 +206,7 @@ def sweep(F, J, wanted, examples, out):
                     part[i] = e if exponents[i] == ZERO_EXPONENT else e * (p + 1) // parts - e * p // parts
                 scale_rows(F, part, C_high, C_low, C_size)
                 refactor(C_high, C_low, C_size, F, examples, work)
-        multiply(unit, F, C_high, C_low, C_size)
+        multiply(step, F, C_high, C_low, C_size)
         for k in range(n):
             if F.mantissa[k] != 0.0:
                 F.exponent[k] += shift

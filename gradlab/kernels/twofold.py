@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_row, aligned, exchange, largest_below, power_of_two
 from gradlab.registers import bits_of, fma, greatest, larger, load, spread, store, total, where_greater
 
-COMPILED_WITH = "b1eb42d28179e6fb"
+COMPILED_WITH = "d1cd906746034c17"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
@@ -61,7 +61,7 @@ def multiply(step, F, C_high, C_low, C_size):
     C_size = |step|ᵀ · |C|, to which its rounding is relative; times n/16 for more than 16 terms, as what is lost
     in each adds up, and is rounded as it does.
     """
-    n, zero = len(step), spread(0.0)
+    n, zero = len(F.rows), spread(0.0)
     more = spread(max(1.0, n / 16))
     columns, sizes = np.zeros((4, n)), np.zeros((4, n))
     for i in range(0, n, 4):  # four rows at a time
