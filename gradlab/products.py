@@ -61,7 +61,7 @@ def log_singular_values(
     `benchmarks/spectrum_accuracy.py`, saturated ones included, to a few roundings of ln σ itself, all values and all
     lags. Where even twice the digits are not enough (units shut and opened by factors of 1e-10 and beyond, by turns
     and with zeros in W), a warning says so, and `return_error` says which values. The first call on a machine compiles
-    for some ten seconds, and keeps what it made.
+    for some forty seconds, and keeps what it made.
 
     Args:
         J: step Jacobians [B, T, n, n] or [T, n, n], rows = outputs; array index s holds J_{s+1}. Or anything that has
