@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import cases
 import numpy as np
 import pytest
@@ -99,3 +101,14 @@ def test_what_was_lost_in_rounding_has_no_finite_error() -> None:
     assert np.isneginf(ln_s[:, 1:]).all()
     assert np.isinf(error[:, 1:]).all()
     assert (error[:, 0] < 1e-13).all()
+
+
+def test_the_smallest_numbers_there_are() -> None:
+    """Rows of subnormal numbers: scaled up they are like any others, and nothing vanishes."""
+    J = 5e-324 * np.array([[[3.0, 1.0], [1.0, 2.0]]] * 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ln_s, error = log_singular_values(J, times=[0], return_error=True)
+    exact = 3 * np.log(np.linalg.svd([[3.0, 1.0], [1.0, 2.0]], compute_uv=False)) - 3 * 1074 * np.log(2.0)
+    np.testing.assert_allclose(ln_s[0], exact, rtol=4 * 2.0**-53)  # of a logarithm of −2233, and its three parts
+    assert np.isfinite(error).all()

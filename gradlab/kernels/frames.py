@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "c66a78797d64c7a8"
+COMPILED_WITH = "636151ae24e03aa9"
 
 
 @compiled

@@ -12,7 +12,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import add_combinations, power_of_two, transpose
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "d1cd906746034c17"
+COMPILED_WITH = "11c78f0b05195cd8"
 
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 

@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "6f03a52157681b90"
+COMPILED_WITH = "cfb420ced2c821b1"
 
 
 @compiled

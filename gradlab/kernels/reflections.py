@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.rows import add_combination, aligned, dot, largest
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "d1cd906746034c17"
+COMPILED_WITH = "11c78f0b05195cd8"
 
 
 @compiled

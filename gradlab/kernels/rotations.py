@@ -17,16 +17,14 @@ from gradlab.row_blocks import FIRST, PRODUCT, SECOND, multiply_blocks, multiply
 from gradlab.scales import LN2, Integers
 from gradlab.validation import Array
 
-COMPILED_WITH = "d1cd906746034c17"
+COMPILED_WITH = "11c78f0b05195cd8"
 
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …
 APART = 2.0**-50  # … and of two that differ in size, on which it acts as its square
 NEAR_BITS = 32  # rows further apart in scale act on each other by their entry of the triangle, if at all
 ROTATIONS = 30  # sweeps; up to 10 are needed
-IN_RANGE = (
-    400  # bits, to have the scales of sixteen rows as plain numbers; squares of ratios may become 0 or ∞, rightly
-)
+IN_RANGE = 400  # bits between scales of sixteen rows that are held as plain numbers
 
 
 @compiled

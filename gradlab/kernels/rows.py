@@ -53,7 +53,7 @@ def smallest_entry(A, i):
         x = larger(load(A, i, j), spread(0.0))
         x = where_greater(x, spread(0.0), x, none)
         size = where_greater(size, x, x, size)
-    return 1.0 / greatest(spread(1.0) / size)
+    return -greatest(spread(0.0) - size)
 
 
 @compiled

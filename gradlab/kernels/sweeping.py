@@ -26,7 +26,7 @@ from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
 from gradlab.registers import larger, load, spread, store
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "b9b551d6e60983fb"
+COMPILED_WITH = "9b1f931ba8637a92"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
