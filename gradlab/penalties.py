@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from gradlab.opened import Opened, losses_in_float64, opened
-from gradlab.probe import recurrent_layers
+from gradlab.probe import numbered, recurrent_layers
 from gradlab.step import as_step
 from gradlab.validation import positive_integer, positive_number
 
@@ -310,15 +310,9 @@ class RegularizedModel(keras.Model):
 
 def _names(penalties: Sequence[Any]) -> list[str]:
     """Return names of penalties in the logs: of a class or function FooBar "foo_bar_penalty", then "…_penalty_2"."""
-    found: list[str] = []
-    for one in penalties:
-        plain = getattr(one, "__name__", type(one).__name__).strip("_<>")
-        base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower().removesuffix("_penalty") + "_penalty"
-        name, count = base, 2
-        while name in found:
-            name, count = f"{base}_{count}", count + 1
-        found.append(name)
-    return found
+    plain = [getattr(one, "__name__", type(one).__name__).strip("_<>") for one in penalties]
+    words = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().removesuffix("_penalty") for name in plain]
+    return numbered([f"{name}_penalty" for name in words], "_")
 
 
 def _config(penalty: Any) -> Any:

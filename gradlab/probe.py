@@ -213,7 +213,7 @@ class Probe:
             for one, g in zip(variables, found[3 * n :], strict=True)
         ]
         self._called = {one.name: one.layer for one in captured}
-        self._paths = _numbered([one.path for one in variables])
+        self._paths = numbered([one.path for one in variables], ":")
         return {"loss": value, "weights": weights, "layers": kept}
 
     def _value(self, outputs: Any) -> tf.Tensor:
@@ -300,13 +300,13 @@ def recurrent_layers(model: Any, names: Sequence[str] | None = None) -> list[Any
     return [one for one in found if one.name in names]
 
 
-def _numbered(paths: list[str]) -> list[str]:
-    """Return names that differ: of the same ones the second is "name:2", and so on."""
+def numbered(names: list[str], separator: str) -> list[str]:
+    """Return names that differ: of the same ones the second is "name", separator, "2", and so on."""
     found: list[str] = []
-    for path in paths:
-        name, count = path, 2
+    for plain in names:
+        name, count = plain, 2
         while name in found:
-            name, count = f"{path}:{count}", count + 1
+            name, count = f"{plain}{separator}{count}", count + 1
         found.append(name)
     return found
 
