@@ -57,6 +57,10 @@ class Emitted(NamedTuple):
     reading: Array  # [M, n] that of reading it out, in units of 2^-53
     flags: NDArray[np.bool_]  # [M, 2]
 
+    def cut(self, M: int) -> Emitted:
+        """Return the first M."""
+        return Emitted._make(array[:M] for array in self)
+
 
 def padded(n: int) -> int:
     """N rounded up to whole registers, to an odd number of them where a power of two crowds the cache."""
@@ -69,12 +73,12 @@ def blocks(n: int) -> int:
     return (n // (2 * WIDTH) + 1) * 2 * WIDTH
 
 
-def aligned(shape: tuple[int, ...]) -> Array:
-    """Zeros, from where a cache line starts: a register that lies across two takes twice as long to store."""
+def aligned(shape: tuple[int, ...], cleared: bool = True) -> Array:
+    """Zeros, or whatever stands there, from where a cache line starts: stores across two take twice as long."""
     size = 1
     for length in shape:
         size *= length
-    room = np.zeros(size + WIDTH)
+    room = np.zeros(size + WIDTH) if cleared else np.empty(size + WIDTH)
     start = -(room.ctypes.data // 8) % WIDTH
     return room[start : start + size].reshape(shape)
 
@@ -99,8 +103,8 @@ def identity(n: int) -> Graded:
 
 
 def room_for(M: int, n: int) -> Emitted:
-    """Room for M lags."""
-    high, Y = aligned((2, M, n, padded(n)))
+    """Room for M lags, whatever stands in it."""
+    high, Y = aligned((2, M, n, padded(n)), cleared=False)
     return Emitted(
         high=high,
         mantissa=np.empty((M, n)),

@@ -6,7 +6,6 @@ import numpy as np
 
 from gradlab.graded import Emitted
 from gradlab.kernels.reading_off import read_off
-from gradlab.scales import descending
 from gradlab.validation import Array
 
 EPS = float(np.finfo(np.float64).eps)
@@ -19,11 +18,7 @@ def read_out(out: Emitted) -> tuple[Array, Array, Array]:
     """
     ln_s = np.empty(out.mantissa.shape)
     read_off(out, ln_s)
-    order = descending(ln_s)
-    each = np.arange(len(ln_s))[:, None]
-    ln_s = ln_s[each, order]
-    reading = EPS / 2 * out.reading[each, order] + rounding(ln_s)
-    return ln_s, reading, out.swept[each, order]
+    return ln_s, EPS / 2 * out.reading + rounding(ln_s), out.swept
 
 
 def rounding(ln_s: Array) -> Array:

@@ -107,6 +107,17 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def magnitude(typing_context: Any, x: Any) -> Any:
+    """|x| in each place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(VECTOR, [VECTOR])
+        return builder.call(get_or_insert_function(builder.module, function, "llvm.fabs.v8f64"), arguments)
+
+    return register(register), generate
+
+
+@intrinsic
 def larger(typing_context: Any, a: Any, b: Any) -> Any:
     """max(|a|, |b|) in each place; where b is NaN, a."""
 
@@ -226,3 +237,26 @@ def from_bits(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], _double)
 
     return types.float64(types.int64), generate
+
+
+@intrinsic
+def powers_of_two(typing_context: Any, top: Any, exponents: Any, start: Any) -> Any:
+    """2^(top − exponents[start : start + 8]) of a contiguous array, unchecked, cut off as `rows.power_of_two` is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        top, exponents, start = arguments
+        whole = ir.VectorType(_bits, WIDTH)
+
+        def everywhere(x: int) -> Any:
+            return ir.Constant(whole, [x] * WIDTH)
+
+        data = make_array(signature.args[1])(context, builder, exponents).data
+        some = builder.load(builder.bitcast(builder.gep(data, [start]), whole.as_pointer()), align=8)
+        first = builder.insert_element(ir.Constant(whole, ir.Undefined), top, ir.IntType(32)(0))
+        power = builder.sub(builder.add(shuffled(builder, first, first, [0] * WIDTH), everywhere(1023)), some)
+        for limit, beyond in ((0, "<"), (1523, ">")):
+            power = builder.select(builder.icmp_signed(beyond, power, everywhere(limit)), everywhere(limit), power)
+        return builder.bitcast(builder.shl(power, everywhere(52)), VECTOR)
+
+    good = isinstance(exponents, types.Array) and exponents.dtype == types.int64 and exponents.layout == "C"
+    return (register(types.int64, exponents, types.int64), generate) if good else None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlab import graded, log_singular_values
-from gradlab.kernels import determinants, frames, rotations, sweeping, twofold
+from gradlab.kernels import determinants, elimination, frames, rotations, sweeping, twofold
 
 Array = NDArray[np.float64]
 SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
@@ -101,22 +101,48 @@ def test_a_pivot_that_hangs_on_the_lower_digits(c: float) -> None:
     np.testing.assert_allclose(ln_s, reference.exact_log_singular_values(J), rtol=1e-15, atol=1e-14)
 
 
+KINDS = ["dense", "graded", "columns alike", "of low rank", "sparse"]
+
+
+def matrix_to_eliminate(kind: str, n: int, seed: int) -> tuple[graded.Graded, Array]:
+    """Return a product, and room with a C of it whose panels of eight columns are easy or hard to eliminate."""
+    rng = np.random.default_rng(seed)
+    F, C = graded.identity(n), np.zeros((3, graded.blocks(n), graded.padded(n)))
+    A = rng.standard_normal((n, n))
+    if kind == "graded":
+        F.exponent[:] = rng.integers(-3000, 3000, n)
+    if kind == "columns alike":  # what is left of them is nothing beside the others
+        A[:, 1::3] = A[:, [0]] + 1e-9 * A[:, 1::3]
+    if kind == "of low rank":
+        A = A[:, : n // 2] @ rng.standard_normal((n // 2, n))
+        A[:, rng.integers(0, n)] = 0.0
+    if kind == "sparse":
+        A *= rng.random((n, n)) < 0.2
+    C[0, :n, :n], C[2, :n, :n] = A, np.abs(A)
+    return F, C
+
+
 @checked
-@given(n=st.sampled_from([1, 3, 8, 9, 16]), seed=st.integers(0, 99))
-def test_elimination_has_twice_the_digits(n: int, seed: int) -> None:
-    F, step, C = factored(n, seed)
-    twofold.multiply(step, F, *C)
-    before, columns = fractions(C[0][:n, :n], C[1][:n, :n]), np.empty(n, np.int64)
-    exponents = F.exponent.copy()
-    assert twofold.eliminate(*C, F, columns) == n
+@given(kind=st.sampled_from(KINDS), n=st.sampled_from([1, 3, 8, 9, 17]), seed=st.integers(0, 99))
+def test_elimination_has_twice_the_digits(kind: str, n: int, seed: int) -> None:
+    F, C = matrix_to_eliminate(kind, n, seed)
+    before, exponents, columns = fractions(C[0][:n, :n], C[1][:n, :n]), F.exponent.copy(), np.empty(n, np.int64)
+    grown = np.empty_like(C[0])
+    rank = elimination.eliminate(*C, grown, F, columns)
     after = fractions(C[0][:n, :n], C[1][:n, :n])
     np.testing.assert_array_equal(F.exponent, exponents[columns])  # the scales go along
+    L, R = np.tril(np.abs(C[0][:n, :n]), -1) + np.eye(n), np.triu(np.abs(C[0][:n, :n]))
+    L[:, rank:] = np.eye(n)[:, rank:]
+    np.testing.assert_allclose(grown[:n, :rank], (L @ R)[:, :rank], rtol=1e-12)  # what rounding is relative to
     for k in range(n):
         for j in range(n):
-            terms = [(after[k][m] if m < k else Fraction(1)) * after[m][j] for m in range(min(k, j) + 1)]
+            terms = [(after[k][m] if m < k else Fraction(1)) * after[m][j] for m in range(min(k, j, rank - 1) + 1)]
             missed = abs(before[F.rows[k]][columns[j]] - sum(terms))
-            assert missed <= TWOFOLD * sum(map(abs, terms))
-    assert np.abs(np.tril(C[0][:n, :n], -1)).max(initial=0.0) <= 1.0
+            assert missed <= TWOFOLD * max(sum(map(abs, terms)), Fraction(grown[k, j]))
+    assert L.max() <= 1.0
+    scale = 2.0 ** np.clip(F.exponent[None] - F.exponent[:, None], -1000, 1000)
+    for k in range(rank):  # no column outweighs its pivot's by much: two bits allowed, and one for what they grow
+        assert (R[k] * scale[k])[k + 1 :].max(initial=0.0) <= 8 * R[k, k]
 
 
 @pytest.mark.parametrize("n", SIZES)

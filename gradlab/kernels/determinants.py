@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, scal
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "11c78f0b05195cd8"
+COMPILED_WITH = "719f21ea74eba3da"
 
 
 @compiled

@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "636151ae24e03aa9"
+COMPILED_WITH = "9e82556fdbdccba3"
 
 
 @compiled
@@ -42,7 +42,7 @@ def carry(J, C, moved, sizes):
                 for r in range(i, i + 4):
                     for k in range(0, width, WIDTH):
                         store(after, r, k, spread(0.0))
-                add_combinations(after, i, step[i : i + 4], before, 0, n, K, 0)
+                add_combinations(after, i, step, i, before, 0, n, K, 0)
                 for r in range(i, i + 4):
                     for k in range(0, width, WIDTH):
                         size = larger(size, load(after, r, k))

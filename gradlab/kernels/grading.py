@@ -8,12 +8,15 @@ import math
 
 import numpy as np
 
+from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import add_combinations, power_of_two, transpose
+from gradlab.kernels.rows import add_combinations, aligned, power_of_two, transpose
+from gradlab.registers import greatest, larger, load, magnitude, powers_of_two, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "11c78f0b05195cd8"
+COMPILED_WITH = "719f21ea74eba3da"
 
+LARGE = 2.0**400  # beyond, products of scales may leave float64
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
 
 
@@ -30,26 +33,33 @@ def quotient(x, y, exponent):
 @compiled
 def in_scale(Xt, mantissa, exponent, pivots, out):
     """Put (diag(pivot·d)⁻¹ · X · diag(d))ᵀ into `out`, zero above the diagonal and where a scale is."""
-    n = len(pivots)
-    inverse = np.zeros(n)
+    n, width = len(pivots), out.shape[1]
+    inverse, exponents = aligned((1, width)), np.zeros(width, np.int64)
     irregular = False
     for k in range(n):
+        exponents[k] = exponent[k]
         if 1e-90 < abs(pivots[k] * mantissa[k]) < 1e90:
-            inverse[k] = 1.0 / (pivots[k] * mantissa[k])
+            inverse[0, k] = 1.0 / (pivots[k] * mantissa[k])
         else:
             irregular = True
     for j in range(n):
-        outside = irregular
-        for k in range(j + 1):  # the rule, without a branch; below 2^-1022 it is zero
+        size, power = spread(0.0), spread(0.0)
+        whole = j // WIDTH * WIDTH
+        for k in range(0, whole, WIDTH):  # the rule; below 2^-1022 it is zero
+            x, p = spread(mantissa[j]) * load(Xt, j, k), powers_of_two(exponent[j], exponents, k)
+            size, power = larger(size, x), larger(power, p)
+            store(out, j, k, x * load(inverse, 0, k) * p)
+        outside = irregular or not greatest(size) < 1e90 or greatest(power) >= LARGE
+        for k in range(whole, j + 1):
             x, e = Xt[j, k] * mantissa[j], exponent[j] - exponent[k]
             outside |= (not abs(x) < 1e90) | (e >= 400)
-            out[j, k] = x * inverse[k] * power_of_two(e)
+            out[j, k] = x * inverse[0, k] * power_of_two(e)
         if outside:
             for k in range(j + 1):
                 x, e = Xt[j, k] * mantissa[j], exponent[j] - exponent[k]
-                if inverse[k] == 0.0 or not abs(x) < 1e90 or e >= 400:
+                if inverse[0, k] == 0.0 or not abs(x) < 1e90 or e >= 400:
                     out[j, k] = quotient(x, pivots[k] * mantissa[k], e)
-        for k in range(j + 1, out.shape[1]):
+        for k in range(j + 1, width):
             out[j, k] = 0.0
 
 
@@ -57,17 +67,19 @@ def in_scale(Xt, mantissa, exponent, pivots, out):
 def apply_triangle(Ut, Y, U):
     """Y ← U·Y for a unit upper triangle U, its transpose given; all have whole blocks of rows. U is room."""
     n = len(Ut)
-    weights = np.zeros((4, n))
+    none = spread(0.0)
     transpose(Ut, n, U)
     for k in range(0, n, 4):
         stop = k + 1
         for r in range(4):
-            for j in range(k + 1, n):
-                weights[r, j] = 0.0
-                if k + r < j and abs(U[k + r, j]) > NEGLIGIBLE:
-                    weights[r, j] = U[k + r, j]
-                    stop = max(stop, j + 1)
-        add_combinations(Y, k, weights, Y, k + 1, stop, n, 0)
+            U[k + r, k + r] = 0.0  # Y itself is there
+            for j in range(k // WIDTH * WIDTH, n, WIDTH):
+                x = load(U, k + r, j)
+                x = where_greater(magnitude(x), spread(NEGLIGIBLE), x, none)
+                store(U, k + r, j, x)
+                if greatest(magnitude(x)) > 0.0:
+                    stop = max(stop, min(j + WIDTH, n))
+        add_combinations(Y, k, U, k, Y, k + 1, stop, n, 0)
 
 
 @compiled

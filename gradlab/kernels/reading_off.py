@@ -10,10 +10,10 @@ from gradlab.kernels.compiling import compiled
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.reflections import triangle_of
 from gradlab.kernels.rotations import first_rows_felt, triangle_values
-from gradlab.kernels.rows import aligned, blocks, largest, transpose
+from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "cfb420ced2c821b1"
+COMPILED_WITH = "73eac1c40a214486"
 
 
 @compiled
@@ -48,15 +48,15 @@ def reorder(x, order):
 
 @compiled
 def read_off(out, ln_s):
-    """Put ln σ of each C · diag(d) · Y of `out` into `ln_s` [M, n], in the order of `out.swept` and `out.reading`.
+    """Put ln σ of each C · diag(d) · Y of `out` into `ln_s` [M, n], descending.
 
     First C is made orthogonal from the left and dropped. Then the rows of diag(d) · Y are made orthogonal from the
     right (QR of Yᵀ, rows in descending order), after which d nearly descends and the triangle left has a unit diagonal
     and U_ij ~ d_j/d_i: rotations are soon done with it (Drmač and Veselić 2008).
 
     Args:
-        out: `reading` is filled in, `swept` put in order, all else is used up.
-        ln_s: in the order of d, which nearly descends.
+        out: `reading` is filled in, `swept` put in the same order, all else is used up.
+        ln_s: takes the values.
     """
     M, n = out.mantissa.shape
     pivots, keys, sizes = np.empty(n), np.empty(n), np.empty(n)
@@ -64,11 +64,13 @@ def read_off(out, ln_s):
     work = aligned((7, blocks(n), out.high.shape[2]))
     A, B, Rt, Rt_of_Y, Ut = work[0][:n], work[1][:n], work[2][:n], work[3][:n], work[4][:n]
     Y, Y_before = work[5], work[6]
-    pivots_of_Y = np.empty(n)
+    pivots_of_Y, last = np.empty(n), np.empty(n, np.int64)
     for m in range(M):
         mantissa, exponent, reading = out.mantissa[m], out.exponent[m], out.reading[m]
-        A[:] = out.high[m]
-        Y[:n] = out.Y[m]
+        high, Y_given = out.high[m], out.Y[m]
+        for k in range(n):
+            copy_row(high, k, A, k)  # into arrays that have whole blocks of rows
+            copy_row(Y_given, k, Y, k)
         triangle_of(A)
         upper_transposed(A, Rt, pivots)
         in_scale(Rt, mantissa, exponent, pivots, Ut)
@@ -83,8 +85,8 @@ def read_off(out, ln_s):
         if not (np.array_equal(order, order_before) and np.array_equal(Y, Y_before)):  # Y stands still at long lags
             for k in range(n):
                 order_before[k] = order[k]
-                Y_before[k] = Y[k]
-                A[k] = Y[order[k]]
+                copy_row(Y, k, Y_before, k)
+                copy_row(Y, order[k], A, k)
             transpose(A, n, B)
             triangle_of(B)
             upper_transposed(B, Rt_of_Y, pivots_of_Y)
@@ -97,3 +99,6 @@ def read_off(out, ln_s):
         rescale(mantissa, exponent, pivots_of_Y)
         first_rows_felt(Ut, mantissa, exponent, first)
         triangle_values(Ut, mantissa, exponent, first, A, ln_s[m])
+        sort_descending(ln_s[m], last)
+        for x in (ln_s[m], reading, out.swept[m]):
+            reorder(x, last)

@@ -9,44 +9,38 @@ import math
 import numpy as np
 
 from gradlab.graded import WIDTH
-from gradlab.kernels.compiling import compiled
-from gradlab.kernels.rows import add_combination, aligned, dot, largest
+from gradlab.kernels.compiling import compiled, inlined
+from gradlab.kernels.rows import add_combination, add_row, aligned, dot, largest
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "11c78f0b05195cd8"
+COMPILED_WITH = "719f21ea74eba3da"
 
 
-@compiled
-def reflector(A, k, V, place):
-    """Put v of H = I + scale·v·vᵀ, which makes column k of A zero below its diagonal, into V[place].
+@inlined
+def reflector(A, k, V, place, square):
+    """Make column k of A, which stands in V[place] from row k on, into v of H = I + scale·v·vᵀ.
 
-    v is zero up to row k and 1 there; A[k, k] is already that of H·A, and what stands below it means nothing any more.
+    H makes the column zero below its diagonal; A[k, k] becomes that of H·A. v is as long as it happens to be, and
+    `square` was V[place] · V[place].
 
     Returns:
-        scale, 0.0 where there is nothing to do; then v is zero.
+        scale, 0.0 for a column of zeros; then v is zero.
     """
-    n, first = len(A), k // WIDTH * WIDTH
-    for i in range(k + 1):
-        V[place, i] = 0.0
-    for i in range(k + 1, n):
-        V[place, i] = A[i, k]
-    below, top, unit = dot(V, place, place, first, n), A[k, k], 1.0
-    if not (below > 0.0 and 1e-250 < below + top * top < 1e250):  # squares must not leave float64
+    top, unit = V[place, k], 1.0
+    if not 1e-250 < square < 1e250:
         size = largest(V, place)
         if size == 0.0:
+            A[k, k] = top
             return 0.0
-        unit = 1.0 / max(size, abs(top), 1e-300)
-        for i in range(k + 1, n):
+        unit = 1.0 / max(size, 1e-300)
+        for i in range(k, len(A)):
             V[place, i] *= unit
-        below, top = dot(V, place, place, first, n), top * unit
-    beta = -math.copysign(math.sqrt(top * top + below), top)
+        square, top = dot(V, place, place, k // WIDTH * WIDTH, len(A)), top * unit
+    beta = -math.copysign(math.sqrt(square), top)
     lead = top - beta
-    inverse = spread(1.0 / lead)
-    for i in range(first, n, WIDTH):
-        store(V, place, i, inverse * load(V, place, i))
-    V[place, k] = 1.0
+    V[place, k] = lead
     A[k, k] = beta / unit
-    return lead / beta
+    return 1.0 / (lead * beta)
 
 
 @compiled
@@ -86,34 +80,93 @@ def reflect(A, V, now, along, after, scale, first, start, stop):
 
 
 @compiled
+def reflect_twice(A, V, now, along, after, scales, first, start, stop):
+    """What `reflect` does, for two reflections that are one after the other, and the next two.
+
+    A[i] += V[now[0], i] · along[now[0]] + V[now[1], i] · along[now[1]], and what `combine` would do with the two rows
+    of V in `after`.
+    """
+    p, q, r, s = now[0], now[1], after[0], after[1]
+    for j in range(start, stop, 2 * WIDTH):
+        x, y, a, b = load(along, p, j), load(along, q, j), spread(0.0), spread(0.0)
+        if j + WIDTH < stop:
+            k = j + WIDTH
+            z, w, c, d = load(along, p, k), load(along, q, k), spread(0.0), spread(0.0)
+            for i in range(first, len(A)):
+                one, other = spread(V[p, i]), spread(V[q, i])
+                left = fma(other, y, fma(one, x, load(A, i, j)))
+                right = fma(other, w, fma(one, z, load(A, i, k)))
+                store(A, i, j, left)
+                store(A, i, k, right)
+                one, other = spread(V[r, i]), spread(V[s, i])
+                a, b = fma(one, left, a), fma(other, left, b)
+                c, d = fma(one, right, c), fma(other, right, d)
+            store(along, r, k, spread(scales[r]) * c)
+            store(along, s, k, spread(scales[s]) * d)
+        else:
+            for i in range(first, len(A)):
+                left = fma(spread(V[q, i]), y, fma(spread(V[p, i]), x, load(A, i, j)))
+                store(A, i, j, left)
+                a, b = fma(spread(V[r, i]), left, a), fma(spread(V[s, i]), left, b)
+        store(along, r, j, spread(scales[r]) * a)
+        store(along, s, j, spread(scales[s]) * b)
+
+
+@inlined
+def reflectors(A, k, K, V, scales):
+    """Reflections k and k + 1 of columns that stand in their rows of V, reflected by all before."""
+    n, now, after = len(A), k % len(V), (k + 1) % len(V)
+    start = k // WIDTH * WIDTH
+    square = dot(V, now, now, start, n)
+    scales[now] = reflector(A, k, V, now, square)
+    if k + 1 < K:
+        step = scales[now] * dot(V, now, after, start, n)
+        add_row(V, after, step, V, now, start, n)
+        A[k, k + 1] = V[after, k]
+        V[after, k] = 0.0
+        square = dot(V, after, after, start, n)
+        scales[after] = reflector(A, k + 1, V, after, square)
+
+
+@compiled
 def triangularise(A, K, V, along, scales):
     """Make the first K columns of A [n, padded] R of A = Q·R, on and above the diagonal; what is below means nothing.
 
-    The reflections are put into the rows of V and into `scales`; `along` is room for as many rows of A. Where there are
-    two rows alone, only the last two reflections are kept.
+    Two reflections are made at a time, and applied in one pass that also prepares the next two; it is the memory that
+    takes time. They are put into the rows of V and into `scales`; `along` is room for as many rows of A. Where there
+    are four rows alone, only the last four reflections are kept.
     """
     n, rows = len(A), len(V)
-    count = min(K, n - 1)
-    for k in range(count):
-        now = k % rows
-        if k == 0:
-            scales[now] = reflector(A, 0, V, now)
-            combine(A, V, now, along, scales[now], 0, 0, K)
-        for j in range(k // WIDTH * WIDTH, k + 1):
-            along[now, j] = 0.0  # whole registers are overwritten, what is done must not be
-        if k + 1 == K:
-            return
-        after = (k + 1) % rows
-        step = along[now, k + 1]
-        for i in range(k, n):
-            A[i, k + 1] += V[now, i] * step
-        along[now, k + 1] = 0.0
-        scales[after] = reflector(A, k + 1, V, after) if k + 1 < count else 0.0
-        reflect(A, V, now, along, after, scales[after], k, (k + 1) // WIDTH * WIDTH, K)
+    for k in range(min(2, K)):
+        for i in range(n):
+            V[k, i] = A[i, k]
+    reflectors(A, 0, K, V, scales)
+    for k in range(min(2, K)):
+        combine(A, V, k, along, scales[k], 0, 0, K)
+    for k in range(0, K - 2, 2):
+        p, q, start = k % rows, (k + 1) % rows, k // WIDTH * WIDTH
+        add_row(along, q, scales[q] * dot(V, p, q, start, n), along, p, start, K)
+        for j in range(start, k + 2):
+            along[p, j] = along[q, j] = 0.0  # whole registers are overwritten, what is done must not be
+        for j in range(k + 2, min(k + 4, K)):
+            place = j % rows
+            for i in range(k):
+                V[place, i] = 0.0
+            for i in range(k, n):
+                V[place, i] = A[i, j]
+            add_row(V, place, along[p, j], V, p, start, n)
+            add_row(V, place, along[q, j], V, q, start, n)
+            A[k, j], A[k + 1, j] = V[place, k], V[place, k + 1]
+            V[place, k] = V[place, k + 1] = 0.0
+            along[p, j] = along[q, j] = 0.0
+        reflectors(A, k + 2, K, V, scales)
+        if k + 4 < K:
+            now, after = (p, q), ((k + 2) % rows, (k + 3) % rows)
+            reflect_twice(A, V, now, along, after, scales, k, (k + 4) // WIDTH * WIDTH, K)
 
 
 @compiled
 def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
-    room = aligned((2, 2, A.shape[1]))
-    triangularise(A, len(A), room[0], room[1], np.zeros(2))
+    room = aligned((2, 4, A.shape[1]))
+    triangularise(A, len(A), room[0], room[1], np.zeros(4))

@@ -14,7 +14,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.registers import fma, from_bits, greatest, larger, load, spread, store, total, where_greater
 from gradlab.row_blocks import transpose_block
 
-COMPILED_WITH = "f4b98257c123fbb3"
+COMPILED_WITH = "846922d6564a98c6"
 
 aligned = compiled(graded.aligned)
 blocks = compiled(graded.blocks)
@@ -85,6 +85,13 @@ def exchange(A, a, b):
 
 
 @compiled
+def copy_row(A, i, B, k):
+    """B[k] = A[i], by whole registers of A."""
+    for j in range(0, A.shape[1], WIDTH):
+        store(B, k, j, load(A, i, j))
+
+
+@compiled
 def add_row(A, i, factor, B, k, start, stop):
     """A[i] += factor · B[k] in the columns start … stop, by whole registers."""
     f = spread(factor)
@@ -122,8 +129,8 @@ def add_combination(M, row, weights, which, A, first, last, start, stop):
 
 
 @compiled
-def add_combinations(M, row, weights, A, first, last, stop, triangle):
-    """M[row + r] += Σ weights[r, m] · A[m] over first ≤ m < last for r = 0 … 3, by whole registers of `stop` columns.
+def add_combinations(M, row, weights, at, A, first, last, stop, triangle):
+    """M[row + r] += Σ weights[at + r, m] · A[m] over first ≤ m < last, r = 0 … 3, by whole registers of `stop` columns.
 
     M may be A: rows are read before they are written. All four are written, whatever they are good for. `triangle` is 1
     for an upper triangle A, −1 for a lower one: where all of a register is zero it is passed over.
@@ -137,22 +144,22 @@ def add_combinations(M, row, weights, A, first, last, stop, triangle):
         if j + WIDTH >= stop:
             for m in range(start, end):
                 x = load(A, m, j)
-                a = fma(spread(weights[0, m]), x, a)
-                b = fma(spread(weights[1, m]), x, b)
-                c = fma(spread(weights[2, m]), x, c)
-                d = fma(spread(weights[3, m]), x, d)
+                a = fma(spread(weights[at, m]), x, a)
+                b = fma(spread(weights[at + 1, m]), x, b)
+                c = fma(spread(weights[at + 2, m]), x, c)
+                d = fma(spread(weights[at + 3, m]), x, d)
         else:
             k = j + WIDTH
             e, f, g, h = load(M, row, k), load(M, row + 1, k), load(M, row + 2, k), load(M, row + 3, k)
             for m in range(start, end):
                 x, y = load(A, m, j), load(A, m, k)
-                w = spread(weights[0, m])
+                w = spread(weights[at, m])
                 a, e = fma(w, x, a), fma(w, y, e)
-                w = spread(weights[1, m])
+                w = spread(weights[at + 1, m])
                 b, f = fma(w, x, b), fma(w, y, f)
-                w = spread(weights[2, m])
+                w = spread(weights[at + 2, m])
                 c, g = fma(w, x, c), fma(w, y, g)
-                w = spread(weights[3, m])
+                w = spread(weights[at + 3, m])
                 d, h = fma(w, x, d), fma(w, y, h)
             store(M, row, k, e)
             store(M, row + 1, k, f)

@@ -10,66 +10,60 @@ import numpy as np
 
 from gradlab.graded import PATTERNS, UNIT, WIDTH
 from gradlab.kernels.compiling import compiled
+from gradlab.kernels.elimination import UNDERFLOWS, eliminate
 from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.rows import (
     add_combinations,
     add_row,
     aligned,
     blocks,
+    copy_row,
     largest,
     scale_row,
     scaled,
     smallest_entry,
     transpose,
 )
-from gradlab.kernels.twofold import UNDERFLOWS, eliminate, multiply, scale_rows
-from gradlab.registers import larger, load, spread, store
+from gradlab.kernels.twofold import multiply, scale_rows
+from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "9b1f931ba8637a92"
+COMPILED_WITH = "2c46e3270a2a26ef"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
 
 
 @compiled
-def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, room):
+def count_rounding(F, C_size, Rt, rank, columns, pivots, examples, M, room):
     """Carry `turned` E and `error` through C·(I + E) = L·(I + E')·R: E' = (R·E + what is new)·R⁻¹.
 
     What stands in E' below the diagonal turns the columns of L and is carried on. What stands on or above it is a
-    relative change of d and Y, and remains what it is.
+    relative change of d and Y, and remains what it is. C_size is what new rounding is relative to.
     """
     n = len(F.rows)
-    pattern = F.steps[0] % PATTERNS
-    weights = np.zeros((4, n))
-    transpose(C_size, n, M)  # M is transposed like `turned`
+    pattern, none = F.steps[0] % PATTERNS, spread(0.0)
+    turned, moved = F.turned, not unmoved(columns)
+    if moved:
+        turned = room
+        for j in range(n):
+            for m in range(n):
+                room[j, m] = F.turned[columns[j], columns[m]]
+        for j in range(n, -(-n // 4) * 4):
+            for m in range(n):
+                room[j, m] = 0.0
+    transpose(C_size, n, M)  # M is transposed like `turned`; in the end it is −E', as that saves signs
     for j in range(0, n, 4):
         rows = min(4, n - j)
-        for r in range(rows):
-            for m in range(j + rows):
-                weights[r, m] = abs(Rt[j + r, m])
-        add_combinations(M, j, weights, L_size, 0, j + rows, n, 1)  # reduced from numbers as large as |L|·|R|
         for i in range(j, j + rows):
             for k in range(0, n, WIDTH):
                 store(M, i, k, load(examples, pattern + i, k) * load(M, i, k))
-        first = n
-        for r in range(rows):
-            before = columns[j + r]
-            for m in range(n):
-                weights[r, m] = F.turned[before, columns[m]]
-            m = 0
-            while m < first and weights[r, m] == 0.0:
-                m += 1
-            first = m
-        add_combinations(M, j, weights, Rt, first, n, n, -1)
-        for r in range(rows):
-            for m in range(j):
-                weights[r, m] = -Rt[j + r, m]
-        add_combinations(M, j, weights, M, 0, j, n, 0)
+        add_combinations(M, j, turned, j, Rt, 0 if moved else j + 1, n, n, -1)
+        add_combinations(M, j, Rt, j, M, 0, j, n, 0)
         for i in range(j, j + rows):
             for m in range(j, i):
-                add_row(M, i, -Rt[i, m], M, m, 0, n)
-            inverse = spread(1.0 / Rt[i, i]) if i < rank else spread(0.0)
+                add_row(M, i, Rt[i, m], M, m, 0, n)
+            inverse = spread(-1.0 / Rt[i, i]) if i < rank else none
             for k in range(0, n, WIDTH):
                 store(M, i, k, inverse * load(M, i, k))
     in_scale(M, F.mantissa, F.exponent, pivots, room)
@@ -81,17 +75,33 @@ def count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, ro
     for k in range(n):
         F.error[k] = before[columns[k]] + errors[0, k]
     for j in range(n):
-        for k in range(j + 1):
+        unknown = none
+        for k in range(0, n, WIDTH):
+            x = none - load(M, j, k) if k + WIDTH > j else none
+            # NaN is not less, either
+            unknown = larger(unknown, where_greater(spread(1.0 / UNIT), magnitude(x), none, spread(1.0)))
+            store(F.turned, j, k, x)
+        for k in range(j // WIDTH * WIDTH, j + 1):
             F.turned[j, k] = 0.0
-        unknown = 0
-        for k in range(j + 1, n):
-            F.turned[j, k] = M[j, k]
-            unknown += not abs(M[j, k]) < 1.0 / UNIT  # NaN is not, either
-        if unknown > 0:  # nothing is known of this column
-            F.error[j] = np.inf
+        for k in range(n, -(-n // WIDTH) * WIDTH):
+            F.turned[j, k] = 0.0
+        if greatest(unknown) > 0.0:
+            lost = False
             for k in range(j + 1, n):
                 if not abs(M[j, k]) < 1.0 / UNIT:
                     F.turned[j, k] = 0.0
+                    lost = True
+            if lost:  # nothing is known of this column
+                F.error[j] = np.inf
+
+
+@compiled
+def unmoved(columns):
+    """Whether each column is in its own place."""
+    moved = 0
+    for k in range(len(columns)):
+        moved += columns[k] != k
+    return moved == 0
 
 
 @compiled
@@ -104,40 +114,41 @@ def refactor(C_high, C_low, C_size, F, examples, work):
     Args:
         C_high: [whole blocks of rows, padded], rows in their own order, zero from row n on.
         C_low: the same.
-        C_size: the same, as in `eliminate`.
+        C_size: the same, what the rounding of C is relative to.
         F: the product, its C apart.
         examples: `examples_of_rounding`.
         work: room for five such matrices.
     """
     n = len(F.rows)
     columns, pivots = np.empty(n, np.int64), np.zeros(n)
-    Rt, Ut, M, Y, L_size = work[0], work[1], work[2], work[3], work[4]
-    rank = eliminate(C_high, C_low, C_size, F, columns)
-    transpose(C_high, n, L_size)
+    Rt, Ut, M, Y, C_grown = work[0], work[1], work[2], work[3], work[4]
+    rank = eliminate(C_high, C_low, C_size, C_grown, F, columns)
+    for i in range(n):
+        add_row(C_size, i, 1.0, C_grown, i, 0, n)
+    transpose(C_high, n, Rt)
     for j in range(n):
-        stop = min(j + 1, rank)
-        for k in range(stop):
-            Rt[j, k] = L_size[j, k]
-            L_size[j, k] = 0.0
-        for k in range(stop, C_high.shape[1]):
+        for k in range(min(j + 1, rank), C_high.shape[1]):
             Rt[j, k] = 0.0
-            L_size[j, k] = abs(L_size[j, k]) if j < rank else 0.0
-        L_size[j, j] = 1.0
         if j < rank:
             pivots[j] = C_high[j, j] + C_low[j, j]
     in_scale(Rt, F.mantissa, F.exponent, pivots, Ut)
-    for k in range(n):
-        Y[k] = F.Y[columns[k]]
-    apply_triangle(Ut[:n], Y, M)
-    F.Y[:] = Y[:n]
-    count_rounding(F, C_size, Rt, L_size, rank, columns, pivots, examples, M, Ut)
+    if unmoved(columns):
+        apply_triangle(Ut[:n], F.Y, M)
+    else:
+        for k in range(n):
+            copy_row(F.Y, columns[k], Y, k)
+        apply_triangle(Ut[:n], Y, M)
+        for k in range(n):
+            copy_row(Y, k, F.Y, k)
+    count_rounding(F, C_size, Rt, rank, columns, pivots, examples, M, Ut)
     rescale(F.mantissa, F.exponent, pivots)
     for k in range(n):
-        F.high[k] = 0.0
-        F.low[k] = 0.0
         stop = min(k, rank)
-        F.high[k, :stop] = C_high[k, :stop]
-        F.low[k, :stop] = C_low[k, :stop]
+        for j in range(0, k + 1, WIDTH):
+            store(F.high, k, j, load(C_high, k, j))
+            store(F.low, k, j, load(C_low, k, j))
+        for j in range(stop, (k // WIDTH + 1) * WIDTH):
+            F.high[k, j] = F.low[k, j] = 0.0
         F.high[k, k] = 1.0
     F.steps[0] += 1
 
