@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlab import graded
-from gradlab.blas import one_blas_thread
 from gradlab.kernels.sweeping import sweep
 from gradlab.reading import EPS, read_out, rounding
 from gradlab.scales import Integers, descending
 from gradlab.streaming import LazyJacobians, StepReader
+from gradlab.two_stages import TwoStages
 from gradlab.validation import Array
 
 LOST = 1e-3  # the error of a sweep in float64 past which ours, 2^51 times finer, is looked at by another route …
@@ -265,6 +263,15 @@ class _Found(NamedTuple):
     undecided: NDArray[np.bool_]  # [B, len(times)] the last digits of J decide a value
 
 
+class _Chunk(NamedTuple):
+    """Some steps of one sequence."""
+
+    b: int  # which
+    J: Array  # [K, n, n]
+    wanted: NDArray[np.bool_]  # [K] which to read out …
+    some: slice  # … and where these are among all that are read out
+
+
 def _at_times(
     reader: StepReader, times: Integers, *, sequences: Integers | None = None, shake: int | None = None
 ) -> _Found:
@@ -279,43 +286,37 @@ def _at_times(
     lags = max(1, CHUNK_BYTES // (8 * n * graded.padded(n) * -(-len(chosen) // MANY_SEQUENCES)))
     examples = graded.examples_of_rounding(n)
     rng = np.random.default_rng(shake)
+    carried = [graded.identity(n) for _ in chosen]
+    rooms: list[graded.Emitted] = []  # to be used again, while they are in a core's cache
 
-    def swept(carried: graded.Graded, J: Array, wanted: NDArray[np.bool_]) -> graded.Emitted:
-        out = graded.room_for(int(wanted.sum()), n)
-        sweep(carried, np.require(J, requirements=("C", "W")), wanted, examples, out)
-        return out
+    def sweep_through(chunk: _Chunk) -> graded.Emitted:
+        try:
+            room = rooms.pop()
+        except IndexError:
+            room = graded.room_for(lags, n)
+        J = np.require(chunk.J, requirements=("C", "W"))
+        sweep(carried[chunk.b], J, chunk.wanted, examples, room.cut(chunk.some.stop - chunk.some.start))
+        return room
 
-    def read(b: int, some: slice, sweeping: Future[graded.Emitted]) -> None:
-        out = sweeping.result()
+    def read(chunk: _Chunk, room: graded.Emitted) -> None:
+        b, some, out = chunk.b, chunk.some, room.cut(chunk.some.stop - chunk.some.start)
         found.singular[b, some], found.vanished[b, some] = out.flags.T
         found.ln_s[b, some], reading, found.swept[b, some] = read_out(out)
         error = reading + graded.UNIT * found.swept[b, some]
         found.error[b, some] = np.where(np.isneginf(found.ln_s[b, some]), 0.0, error)
+        rooms.append(room)
 
     _keep_freed_memory()
-    # compiled code and LAPACK run outside the interpreter's lock; threads inside BLAS would only get in the way
-    workers = _usable_cores()
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        carried = [graded.identity(n) for _ in chosen]
-        sweeping: list[Future[graded.Emitted]] = []
-        pending = deque[Future[None]]()
+    with TwoStages(sweep_through, read, lines=len(chosen), workers=_usable_cores()) as work:
         for first, chunk in reader.backwards(int(times[0]), lags):
-            for one in sweeping:
-                one.result()  # the chunk before
             steps = chunk if sequences is None else chunk[sequences]
             if shake is not None:
                 steps = steps * (1 + EPS * rng.integers(-1, 2, steps.shape))
             low, high = np.searchsorted(times, (first, first + chunk.shape[1]))
             wanted = np.zeros(chunk.shape[1], bool)
             wanted[times[low:high] - first] = True
-            sweeping = [pool.submit(swept, state, J, wanted) for state, J in zip(carried, steps, strict=True)]
-            pending.extend(pool.submit(read, b, slice(low, high), one) for b, one in enumerate(sweeping))
-            while len(pending) > 2 * (len(chosen) + workers):  # not too far ahead: products take memory
-                pending.popleft().result()
-        for one in sweeping:
-            one.result()
-        for reading in pending:
-            reading.result()
+            for b, J in enumerate(steps):
+                work.add(b, _Chunk(b, J, wanted, slice(int(low), int(high))))
     return found
 
 
