@@ -3,7 +3,8 @@
 The others' values are wrong beyond the largest few (float64 holds no more); this is the price of the wrong answer. One
 process, the contenders take turns, medians are reported; NumPy and torch run with their own number of threads and with
 one, since threads inside BLAS do harm at these sizes, and the faster of the two counts. JAX runs in float64, compiled
-beforehand, as is gradlab. The step Jacobians are those of a tanh network, gain 1.5.
+beforehand, as is gradlab. The step Jacobians are those of a tanh network, gain 1.5. Beside it stands what gradlab's two
+stages take on one thread, for the first sequence: the sweep, and reading out.
 
     python benchmarks/spectrum_speed.py              # some minutes; peers that are not installed are left out
     python benchmarks/spectrum_speed.py --quick      # small shapes, seconds
@@ -23,6 +24,9 @@ from environment import environment
 from threadpoolctl import threadpool_limits
 
 import gradlab as gl
+from gradlab import graded
+from gradlab.kernels.sweeping import sweep
+from gradlab.reading import read_out
 from gradlab.record import command_line, figure, out_folder, path_of, read_record, write_record
 
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
@@ -132,6 +136,21 @@ def measure(runs: dict[str, Contender], rounds: int) -> tuple[dict[str, list[flo
     return seconds, results
 
 
+def stages(J: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds a step that sweeping J [T, n, n] and reading out all lags take by themselves, each time."""
+    T, n = J.shape[:2]
+    examples, wanted, seconds = graded.examples_of_rounding(n), np.ones(T, bool), {"sweep": [], "reading": []}
+    for _ in range(rounds + 1):
+        carried, out = graded.identity(n), graded.room_for(T, n)
+        start = time.perf_counter()
+        sweep(carried, J, wanted, examples, out)
+        between = time.perf_counter()
+        read_out(out)
+        seconds["sweep"].append((between - start) / T)
+        seconds["reading"].append((time.perf_counter() - between) / T)
+    return {stage: times[1:] for stage, times in seconds.items()}  # the first one touches the memory first
+
+
 def check_largest(results: dict[str, np.ndarray], n: int, T: int) -> float:
     """Return the largest |Δ ln σ_1| between gradlab and the others, or raise where it is more than rounding."""
     ours = results["gradlab"][..., 0]
@@ -165,13 +184,16 @@ def main() -> None:
             "median_s": medians,
             "gradlab_over": {peer: best["gradlab"] / fastest for peer, fastest in best.items() if peer != "gradlab"},
             "largest_difference_of_first": check_largest(results, n, T),
+            "stages_s": stages(J[0], options.rounds),
         }
         rows.append(row)
         each = 1e6 / (B * T)
         print(f"(B, n, T) = {(B, n, T)}: |Δ ln σ_1| ≤ {row['largest_difference_of_first']:.0e}; µs per lag:")
         print("   ", ", ".join(f"{name} {median * each:.0f}" for name, median in medians.items()))
         ratios = ", ".join(f"{ratio:.2f} × {peer}" for peer, ratio in row["gradlab_over"].items())
-        print(f"    gradlab takes {ratios}", flush=True)
+        print(f"    gradlab takes {ratios}")
+        parts = " + ".join(f"{np.median(times) * 1e6:.0f} {stage}" for stage, times in row["stages_s"].items())
+        print(f"    on one thread: {parts}", flush=True)
         del J, runs, results  # the contenders hold it
     record = {"environment": environment(peers=("torch", "jax", "jaxlib")), "rounds": options.rounds, "rows": rows}
     write_record(record, path)
