@@ -173,7 +173,7 @@ def _distrust(reader: StepReader, times: Integers, found: _Found) -> None:
     for shake in SHAKES:
         shaken = _at_times(reader, times, sequences=lost, shake=shake).ln_s
         nothing |= ~((_apart(ln_s, shaken) <= NO_DIGIT) | (_nearest(ln_s, shaken) <= SAME))
-    zero = nothing & found.singular[lost, :, None]
+    zero = nothing & (found.singular[lost, :, None] | np.isinf(found.error[lost]))
     ln_s[zero] = -np.inf
     order = descending(ln_s)
     found.ln_s[lost] = np.take_along_axis(ln_s, order, axis=2)

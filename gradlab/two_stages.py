@@ -64,8 +64,14 @@ class TwoStages(Generic[Job, Made]):
             self._raise()
 
     def __enter__(self) -> TwoStages[Job, Made]:
-        """Start the threads."""
-        self._threads = [self._pool.submit(self._work) for _ in range(self._workers)]
+        """Start the threads, or as many as the system lets start."""
+        try:
+            for _ in range(self._workers):
+                self._threads.append(self._pool.submit(self._work))
+        except BaseException as error:
+            if not (isinstance(error, RuntimeError) and self._threads):
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -73,7 +79,13 @@ class TwoStages(Generic[Job, Made]):
         with self._changed:
             self._ended, self._failed = True, self._failed or kind is not None
             self._changed.notify_all()
-        self._pool.shutdown()
+        try:
+            self._pool.shutdown()
+        except BaseException:  # interrupted: begin nothing more
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
         if kind is None:
             self._raise()
 

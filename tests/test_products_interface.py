@@ -112,3 +112,12 @@ def test_the_smallest_numbers_there_are() -> None:
     exact = 3 * np.log(np.linalg.svd([[3.0, 1.0], [1.0, 2.0]], compute_uv=False)) - 3 * 1074 * np.log(2.0)
     np.testing.assert_allclose(ln_s[0], exact, rtol=4 * 2.0**-53)  # of a logarithm of −2233, and its three parts
     assert np.isfinite(error).all()
+
+
+def test_a_pivot_without_an_inverse_takes_no_other_value_along() -> None:
+    J = np.ones((1, 9, 9))
+    J[0, 1:, 1:] = 1e-310 * np.eye(8)
+    with pytest.warns(RuntimeWarning):
+        ln_s, error = log_singular_values(J, return_error=True)
+    np.testing.assert_allclose(ln_s[0, :2], np.log(np.linalg.svd(J[0], compute_uv=False)[:2]), atol=1e-14)
+    assert np.isinf(error[0, 2:]).all()

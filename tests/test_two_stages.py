@@ -111,3 +111,31 @@ def test_an_error_of_the_one_who_adds_ends_it() -> None:
     with pytest.raises(KeyError, match="elsewhere"):
         run()
     assert len(done) <= 1
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """With one at least all is done; with none that is said, and nothing is left waiting."""
+    begin, count = threading.Thread.start, 0
+
+    def start(thread: threading.Thread) -> None:
+        nonlocal count
+        count += 1
+        if count > started:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    done: list[int] = []
+
+    def run() -> None:
+        with TwoStages(lambda job: job, lambda job, made: done.append(job), lines=1, workers=3) as work:
+            for job in range(5):
+                work.add(0, job)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    if started:
+        run()
+        assert done == list(range(5))
+    else:
+        with pytest.raises(RuntimeError, match="can't start"):
+            run()

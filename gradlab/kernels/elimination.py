@@ -31,6 +31,7 @@ COMPILED_WITH = "ccbc5d2f4ff2a0a5"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left
+LEAST = 2.0**-1022  # a pivot below may have no inverse
 LOOK_AGAIN = 1.0  # bits by which a pivot may fall short of the largest entry elsewhere, as it was before the panel
 UNDERFLOWS = 2.0**-500  # an entry of L or of a step: what next changes it, by 2^-451 at most, may make it zero
 
@@ -109,12 +110,12 @@ def check_pivot(of, F, k):
         of_row = larger(of_row, load(of.size, k, j))
     reduced_from = size + of.grown[k, k]
     noise = 2.0 * (of.size[k, k] + of.columnwise[NOISE, k] + greatest(of_row) * of.columnwise[TILT, k])
-    if size > SINGULAR * reduced_from and size > LOST * (reduced_from + noise):
+    if size > SINGULAR * reduced_from and size > LOST * (reduced_from + noise) and size >= LEAST:
         return True
     noise = of.size[k, k]
     for i in range(k):
         noise += abs(of.high[k, i]) * of.size[i, k] + of.size[k, i] * abs(of.high[i, k] / of.high[i, i])
-    lost = size <= LOST * (reduced_from + noise)
+    lost = size <= LOST * (reduced_from + noise) or size < LEAST
     if lost or size <= SINGULAR * reduced_from:
         F.flags[0] = True
     return not lost
@@ -222,8 +223,9 @@ def eliminate(C_high, C_low, C_size, C_grown, F, columns):
     The pivot is the largest entry of its column, so that no entry of L exceeds 1. Its column is the one whose scaled
     size is largest, or was when it was last looked at: eight columns are chosen at a time, and only they are kept up to
     date, as long as none of their pivots falls below half of what the others were. So the rest is reduced by all eight
-    at once, in sums on top of an anchor, and entries of R in scale hardly exceed 1. Elimination, unlike reflections,
-    leaves a row as small as it was: a saturated unit is not drowned.
+    at once, in sums on top of an anchor. Entries of R in scale rarely exceed 4, and never 2^8: the others may double
+    with each pivot. Elimination, unlike reflections, leaves a row as small as it was: a saturated unit is not
+    drowned.
 
     Args:
         C_high: [whole blocks of rows, padded], zero from row n on.

@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "9e82556fdbdccba3"
+COMPILED_WITH = "af035e836f0bb657"
 
 
 @compiled

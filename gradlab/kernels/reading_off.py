@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "73eac1c40a214486"
+COMPILED_WITH = "ccc3bbe93f11484f"
 
 
 @compiled

@@ -15,24 +15,26 @@ from gradlab.registers import fma, load, spread, store
 
 COMPILED_WITH = "719f21ea74eba3da"
 
+TINY, HUGE = 2.0**-40, 2.0**40  # squares of columns that need not be brought to size 1
+
 
 @inlined
 def reflector(A, k, V, place, square):
     """Make column k of A, which stands in V[place] from row k on, into v of H = I + scale·v·vᵀ.
 
-    H makes the column zero below its diagonal; A[k, k] becomes that of H·A. v is as long as it happens to be, and
-    `square` was V[place] · V[place].
+    H makes the column zero below its diagonal; A[k, k] becomes that of H·A. v is as long as the column is, unless
+    that is far from 1: products with other columns must not leave float64. `square` was V[place] · V[place].
 
     Returns:
         scale, 0.0 for a column of zeros; then v is zero.
     """
     top, unit = V[place, k], 1.0
-    if not 1e-250 < square < 1e250:
+    if not TINY < square < HUGE:
         size = largest(V, place)
         if size == 0.0:
             A[k, k] = top
             return 0.0
-        unit = 1.0 / max(size, 1e-300)
+        unit = math.ldexp(1.0, min(-math.frexp(size)[1], 1023))
         for i in range(k, len(A)):
             V[place, i] *= unit
         square, top = dot(V, place, place, k // WIDTH * WIDTH, len(A)), top * unit

@@ -49,6 +49,10 @@ def first_rows_felt(At, mantissa, exponent, first):
         first[j] = reach
 
 
+# Rows of `work`: 1/scale, square and cosine of eight rows; scale, square and cosine of the others, twice
+INVERSE, SQUARE, COSINE, SCALE, OTHER_SQUARE, OTHER_COSINE = range(6)
+
+
 class Turning(NamedTuple):
     """diag(d) · A while its rows are made orthogonal. Arrays over rows are as long as A, which ends in zeros."""
 
@@ -60,7 +64,7 @@ class Turning(NamedTuple):
     squares: Array  # of the rows, as they stand
     rows: Integers  # [2, 8]: eight pairs of rows
     pairs: Array  # [3, 8]: their products, and what they take of each other
-    work: Array  # [6, 16]: room
+    work: Array  # [6, 16]: scales, squares and cosines of the rows that are being rotated, as plain numbers
     columns: int  # of A that may not be zero
 
 
@@ -128,22 +132,27 @@ def rotate(of, start, stop):
     multiply_pairs(of.A, rows, start, stop, of.pairs)
     for p in range(WIDTH):
         a, b = rows[0, p], rows[1, p]
-        work[0, p], work[1, p], work[2, p] = ratio_of(of, a, b), of.squares[a], of.squares[b]
-    product, ratio, first, second = load(of.pairs, PRODUCT, 0), load(work, 0, 0), load(work, 1, 0), load(work, 2, 0)
+        work[SCALE, p], work[SQUARE, p], work[OTHER_SQUARE, p] = ratio_of(of, a, b), of.squares[a], of.squares[b]
+    product, ratio, first, second = (
+        load(of.pairs, PRODUCT, 0),
+        load(work, SCALE, 0),
+        load(work, SQUARE, 0),
+        load(work, OTHER_SQUARE, 0),
+    )
     by_first, by_second, secant, first, second = angles(product, ratio, first, second)
     if nothing(by_first, by_second):
         return False
     store(of.pairs, FIRST, 0, by_first)
     store(of.pairs, SECOND, 0, by_second)
     rotate_pairs(of.A, rows, start, stop, of.pairs)
-    store(work, 0, 0, spread(1.0) / secant)
-    store(work, 1, 0, first)
-    store(work, 2, 0, second)
+    store(work, COSINE, 0, spread(1.0) / secant)
+    store(work, SQUARE, 0, first)
+    store(work, OTHER_SQUARE, 0, second)
     for p in range(WIDTH):
         a, b = rows[0, p], rows[1, p]
-        of.cosines[a] *= work[0, p]
-        of.cosines[b] *= work[0, p]
-        of.squares[a], of.squares[b] = work[1, p], work[2, p]
+        of.cosines[a] *= work[COSINE, p]
+        of.cosines[b] *= work[COSINE, p]
+        of.squares[a], of.squares[b] = work[SQUARE, p], work[OTHER_SQUARE, p]
     if not nothing(lost(first), lost(second)):
         for which in range(2):
             for p in range(WIDTH):
@@ -187,11 +196,11 @@ def rotate_across(of, first, second, start, stop):
         return any_turned
     for p in range(WIDTH):  # what belongs to the second rows stands there twice, to be read from any on
         a, b = first + p, second + p
-        work[0, p] = 1.0 / (of.mantissa[a] * power_of_two(of.exponent[a] - top) * of.cosines[a])
-        work[1, p], work[2, p] = of.squares[a], 1.0
-        work[3, p] = work[3, p + WIDTH] = of.mantissa[b] * power_of_two(of.exponent[b] - top) * of.cosines[b]
-        work[4, p] = work[4, p + WIDTH] = of.squares[b]
-        work[5, p] = work[5, p + WIDTH] = 1.0
+        work[INVERSE, p] = 1.0 / (of.mantissa[a] * power_of_two(of.exponent[a] - top) * of.cosines[a])
+        work[SQUARE, p], work[COSINE, p] = of.squares[a], 1.0
+        work[SCALE, p] = work[SCALE, p + WIDTH] = of.mantissa[b] * power_of_two(of.exponent[b] - top) * of.cosines[b]
+        work[OTHER_SQUARE, p] = work[OTHER_SQUARE, p + WIDTH] = of.squares[b]
+        work[OTHER_COSINE, p] = work[OTHER_COSINE, p + WIDTH] = 1.0
     turned = False
     for shift in range(WIDTH):
         felt = False
@@ -203,9 +212,9 @@ def rotate_across(of, first, second, start, stop):
             continue
         if not turned:
             multiply_pairs(of.A, rows, start, stop, pairs)
-        inverse, scale = load(work, 0, 0), load(work, 3, shift)
+        inverse, scale = load(work, INVERSE, 0), load(work, SCALE, shift)
         by_first, by_second, secant, square, other = angles(
-            load(pairs, PRODUCT, 0), inverse * scale, load(work, 1, 0), load(work, 4, shift)
+            load(pairs, PRODUCT, 0), inverse * scale, load(work, SQUARE, 0), load(work, OTHER_SQUARE, shift)
         )
         turned = not nothing(by_first, by_second)
         if turned:
@@ -214,25 +223,25 @@ def rotate_across(of, first, second, start, stop):
             store(pairs, SECOND, 0, by_second)
             rotate_pairs(of.A, rows, start, stop, pairs)
             cosine = spread(1.0) / secant
-            store(work, 0, 0, inverse * secant)
-            store(work, 1, 0, square)
-            store(work, 2, 0, load(work, 2, 0) * cosine)
-            store(work, 3, shift, scale * cosine)
-            store(work, 4, shift, other)
-            store(work, 5, shift, load(work, 5, shift) * cosine)
+            store(work, INVERSE, 0, inverse * secant)
+            store(work, SQUARE, 0, square)
+            store(work, COSINE, 0, load(work, COSINE, 0) * cosine)
+            store(work, SCALE, shift, scale * cosine)
+            store(work, OTHER_SQUARE, shift, other)
+            store(work, OTHER_COSINE, shift, load(work, OTHER_COSINE, shift) * cosine)
             if not nothing(lost(square), lost(other)):
                 for p in range(WIDTH):
-                    if work[1, p] < 0.0:
-                        work[1, p] = dot(of.A, rows[0, p], rows[0, p], 0, of.columns)
-                    if work[4, p + shift] < 0.0:
-                        work[4, p + shift] = dot(of.A, rows[1, p], rows[1, p], 0, of.columns)
-            for which in (3, 4, 5):
+                    if work[SQUARE, p] < 0.0:
+                        work[SQUARE, p] = dot(of.A, rows[0, p], rows[0, p], 0, of.columns)
+                    if work[OTHER_SQUARE, p + shift] < 0.0:
+                        work[OTHER_SQUARE, p + shift] = dot(of.A, rows[1, p], rows[1, p], 0, of.columns)
+            for which in (SCALE, OTHER_SQUARE, OTHER_COSINE):
                 for p in range(shift, WIDTH):  # the second place of those that will be read from there
                     work[which, p + WIDTH] = work[which, p]
     for p in range(WIDTH):
         a, b = first + p, second + p
-        of.cosines[a], of.squares[a] = of.cosines[a] * work[2, p], work[1, p]
-        of.cosines[b], of.squares[b] = of.cosines[b] * work[5, p + WIDTH], work[4, p + WIDTH]
+        of.cosines[a], of.squares[a] = of.cosines[a] * work[COSINE, p], work[SQUARE, p]
+        of.cosines[b], of.squares[b] = of.cosines[b] * work[OTHER_COSINE, p + WIDTH], work[OTHER_SQUARE, p + WIDTH]
     return any_turned
 
 

@@ -28,7 +28,7 @@ from gradlab.kernels.twofold import multiply, scale_rows
 from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "2c46e3270a2a26ef"
+COMPILED_WITH = "5f186d4b9b5a86d4"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
