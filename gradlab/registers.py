@@ -107,17 +107,6 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def magnitude(typing_context: Any, x: Any) -> Any:
-    """|x| in each place."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(VECTOR, [VECTOR])
-        return builder.call(get_or_insert_function(builder.module, function, "llvm.fabs.v8f64"), arguments)
-
-    return register(register), generate
-
-
-@intrinsic
 def larger(typing_context: Any, a: Any, b: Any) -> Any:
     """max(|a|, |b|) in each place; where b is NaN, a."""
 
@@ -141,15 +130,21 @@ def where_greater(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
     return register(register, register, register, register), generate
 
 
-@intrinsic
-def root(typing_context: Any, x: Any) -> Any:
-    """√x in each place."""
+def _function(name: str) -> Any:
+    """The intrinsic of a function of one register."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(VECTOR, [VECTOR])
-        return builder.call(get_or_insert_function(builder.module, function, "llvm.sqrt.v8f64"), arguments)
+    @intrinsic
+    def function(typing_context: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            of_vector = ir.FunctionType(VECTOR, [VECTOR])
+            return builder.call(get_or_insert_function(builder.module, of_vector, f"llvm.{name}.v8f64"), arguments)
 
-    return register(register), generate
+        return register(register), generate
+
+    return function
+
+
+magnitude, root = _function("fabs"), _function("sqrt")  # |x| and √x in each place
 
 
 @intrinsic

@@ -18,8 +18,8 @@ AHEAD = 2  # jobs of a line that wait, at most: they take memory
 class TwoStages(Generic[Job, Made]):
     """Calls second(job, first(job)) for all jobs, in threads; the first stages of a line are done in its order.
 
-    Who has done a first stage does the second one too, while what it works on is still in that core's cache; unless
-    another core has nothing to do, which then takes it over. So no more than one result for each core is held.
+    Who has done a first stage does the second one too, while what it works on is still in that core's cache; another
+    may go on with the line. So no more than one result for each thread is held.
 
     To be used in a `with` statement, which ends when all is done. What a stage raises comes out of `add` or of the end
     of the statement, and nothing more is begun.
@@ -45,8 +45,6 @@ class TwoStages(Generic[Job, Made]):
         self._first, self._second = first, second
         self._jobs: list[deque[Job]] = [deque() for _ in range(lines)]
         self._busy = [False] * lines
-        self._made: deque[tuple[Job, Made]] = deque()
-        self._idle = 0
         self._ended = self._failed = False
         self._changed = Condition()
         self._pool = ThreadPoolExecutor(workers)
@@ -106,34 +104,24 @@ class TwoStages(Generic[Job, Made]):
             raise
 
     def _next(self) -> Callable[[], None] | None:
-        """Wait for something to do: a first stage, or a second one that was handed over; None when all is done."""
+        """Wait for a job whose predecessor is through with its first stage; None when there will be no more."""
         with self._changed:
-            self._idle += 1
-            try:
-                while not self._failed:
-                    line = next((i for i, jobs in enumerate(self._jobs) if jobs and not self._busy[i]), None)
-                    if line is not None:
-                        self._busy[line] = True
-                        job = self._jobs[line].popleft()
-                        self._changed.notify_all()
-                        return partial(self._both, line, job)
-                    if self._made:
-                        return partial(self._second, *self._made.popleft())
-                    if self._ended and not any(self._busy):
-                        return None
-                    self._changed.wait()
-                return None
-            finally:
-                self._idle -= 1
+            while not self._failed:
+                line = next((i for i, jobs in enumerate(self._jobs) if jobs and not self._busy[i]), None)
+                if line is not None:
+                    self._busy[line] = True
+                    job = self._jobs[line].popleft()
+                    self._changed.notify_all()
+                    return partial(self._both, line, job)
+                if self._ended and not any(self._jobs):
+                    return None
+                self._changed.wait()
+            return None
 
     def _both(self, line: int, job: Job) -> None:
-        """Do the first stage, and the second one if no one else has time for it."""
+        """Do both stages of a job."""
         made = self._first(job)
         with self._changed:
             self._busy[line] = False
-            hand_over = len(self._made) < self._idle
-            if hand_over:
-                self._made.append((job, made))
             self._changed.notify_all()
-        if not hand_over:
-            self._second(job, made)
+        self._second(job, made)

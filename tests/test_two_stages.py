@@ -35,26 +35,26 @@ def test_all_is_done_once_and_lines_keep_their_order(lines: int, workers: int, j
     assert sorted(done) == [((line, number), 10 * number) for line in range(lines) for number in range(jobs)]
 
 
-def test_an_idle_thread_takes_the_second_stage_over() -> None:
-    """One line, two threads: while one goes on with the line, the other does the second stages."""
-    second_began = threading.Event()
-    firsts = []
+def test_a_line_goes_on_while_the_second_stage_is_done() -> None:
+    together = threading.Barrier(2, timeout=10)
+    by: dict[tuple[str, int], int] = {}
 
     def first(job: int) -> int:
-        firsts.append(threading.get_ident())
+        by["first", job] = threading.get_ident()
         if job == 1:
-            assert second_began.wait(10)  # of job 0, by the other thread: this one is here
+            together.wait()
         return job
 
     def second(job: int, made: int) -> None:
+        by["second", job] = threading.get_ident()
         if job == 0:
-            second_began.set()
+            together.wait()  # raises unless the other stage is begun meanwhile
 
     with TwoStages(first, second, lines=1, workers=2) as work:
-        time.sleep(0.05)  # both threads wait
-        for job in range(2):
+        for job in range(3):
             work.add(0, job)
-    assert len(firsts) == 2
+    for job in range(3):
+        assert by["first", job] == by["second", job]  # what it works on is in that core's cache
 
 
 def test_no_more_waits_than_may() -> None:

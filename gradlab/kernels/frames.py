@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "af035e836f0bb657"
+COMPILED_WITH = "bb300d0874eaf33e"
 
 
 @compiled
@@ -42,7 +42,7 @@ def carry(J, C, moved, sizes):
                 for r in range(i, i + 4):
                     for k in range(0, width, WIDTH):
                         store(after, r, k, spread(0.0))
-                add_combinations(after, i, step, i, before, 0, n, K, 0)
+                add_combinations(after, i, step, i, before, 0, n, K, False)
                 for r in range(i, i + 4):
                     for k in range(0, width, WIDTH):
                         size = larger(size, load(after, r, k))

@@ -14,7 +14,7 @@ from gradlab.kernels.rows import add_combinations, aligned, power_of_two, transp
 from gradlab.registers import greatest, larger, load, magnitude, powers_of_two, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "719f21ea74eba3da"
+COMPILED_WITH = "0bcafd4d8c8f187a"
 
 LARGE = 2.0**400  # beyond, products of scales may leave float64
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53
@@ -79,7 +79,7 @@ def apply_triangle(Ut, Y, U):
                 store(U, k + r, j, x)
                 if greatest(magnitude(x)) > 0.0:
                     stop = max(stop, min(j + WIDTH, n))
-        add_combinations(Y, k, U, k, Y, k + 1, stop, n, 0)
+        add_combinations(Y, k, U, k, Y, k + 1, stop, n, False)
 
 
 @compiled

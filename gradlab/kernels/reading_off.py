@@ -13,7 +13,7 @@ from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "ccc3bbe93f11484f"
+COMPILED_WITH = "40283519f1e0718a"
 
 
 @compiled

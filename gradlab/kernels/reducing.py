@@ -9,7 +9,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.twofold import ANCHOR, add_anchored, add_product, store_twofold
 from gradlab.registers import fma, larger, load, magnitude, spread, store
 
-COMPILED_WITH = "303d0c3e6457ab7b"
+COMPILED_WITH = "8b81ba121c50a2c3"
 
 LEFT, NOISE, TILT = range(3)  # for each column: its largest entry left, Σ C_size, Σ|R/diag R| over the pivots so far
 LOW, SIZE = 4, 8  # where `factors` has the low parts and sizes of four rows of L; their high parts come first, negative
@@ -52,17 +52,14 @@ def reduce_row(C_high, C_low, C_grown, i, first, last, start, stop, columnwise):
         size = rest = spread(0.0)
         for m in range(first, last):
             size = fma(magnitude(spread(C_high[i, m])), magnitude(load(C_high, m, j)), size)
-        a, low = load(C_high, i, j), load(C_low, i, j)
-        anchor = spread(ANCHOR) * (size + magnitude(a))
-        b = anchor + a
-        low = low + (a - (b - anchor))
+        a, low, anchor = anchored(C_high, C_low, i, j, size)
         for m in range(first, last):
             x = load(C_high, m, j)
-            b, low, rest = add_anchored(b, low, rest, spread(0.0) - spread(C_high[i, m]), x, load(C_low, m, j))
+            a, low, rest = add_anchored(a, low, rest, spread(0.0) - spread(C_high[i, m]), x, load(C_low, m, j))
             rest = fma(spread(0.0) - spread(C_low[i, m]), x, rest)
-        store_twofold(C_high, C_low, i, j, b - anchor, low + rest)
+        a = store_twofold(C_high, C_low, i, j, a - anchor, low + rest)
         store(C_grown, i, j, load(C_grown, i, j) + size)
-        store(columnwise, LEFT, j, larger(load(columnwise, LEFT, j), load(C_high, i, j)))
+        store(columnwise, LEFT, j, larger(load(columnwise, LEFT, j), a))
 
 
 @compiled
@@ -105,18 +102,11 @@ def reduce_four_rows(C_high, C_low, C_grown, i, first, last, start, stop, factor
             b_rest = fma(spread(factors[LOW + 1, m]), x, b_rest)
             c_rest = fma(spread(factors[LOW + 2, m]), x, c_rest)
             d_rest = fma(spread(factors[LOW + 3, m]), x, d_rest)
-        a = keep(C_high, C_low, i, j, a - anchor_a, a_low + a_rest)
-        b = keep(C_high, C_low, i + 1, j, b - anchor_b, b_low + b_rest)
-        c = keep(C_high, C_low, i + 2, j, c - anchor_c, c_low + c_rest)
-        d = keep(C_high, C_low, i + 3, j, d - anchor_d, d_low + d_rest)
+        a = store_twofold(C_high, C_low, i, j, a - anchor_a, a_low + a_rest)
+        b = store_twofold(C_high, C_low, i + 1, j, b - anchor_b, b_low + b_rest)
+        c = store_twofold(C_high, C_low, i + 2, j, c - anchor_c, c_low + c_rest)
+        d = store_twofold(C_high, C_low, i + 3, j, d - anchor_d, d_low + d_rest)
         store(columnwise, LEFT, j, larger(load(columnwise, LEFT, j), larger(larger(a, b), larger(c, d))))
-
-
-@inlined
-def keep(C_high, C_low, i, j, high, low):
-    """Store high + low as two numbers that do not overlap, and return the first."""
-    store_twofold(C_high, C_low, i, j, high, low)
-    return high + low
 
 
 @inlined

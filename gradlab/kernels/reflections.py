@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_combination, add_row, aligned, dot, largest
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "719f21ea74eba3da"
+COMPILED_WITH = "0bcafd4d8c8f187a"
 
 TINY, HUGE = 2.0**-40, 2.0**40  # squares of columns that need not be brought to size 1
 

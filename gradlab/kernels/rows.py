@@ -11,10 +11,10 @@ import numpy as np
 from gradlab import graded
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled
-from gradlab.registers import fma, from_bits, greatest, larger, load, spread, store, total, where_greater
+from gradlab.registers import fma, from_bits, greatest, larger, load, magnitude, spread, store, total, where_greater
 from gradlab.row_blocks import transpose_block
 
-COMPILED_WITH = "846922d6564a98c6"
+COMPILED_WITH = "e857fad7ca00690e"
 
 aligned = compiled(graded.aligned)
 blocks = compiled(graded.blocks)
@@ -50,7 +50,7 @@ def smallest_entry(A, i):
     """The smallest |entry| of row i of a matrix of whole registers that is not zero, ∞ where all are."""
     size, none = spread(np.inf), spread(np.inf)
     for j in range(0, A.shape[1], WIDTH):
-        x = larger(load(A, i, j), spread(0.0))
+        x = magnitude(load(A, i, j))
         x = where_greater(x, spread(0.0), x, none)
         size = where_greater(size, x, x, size)
     return -greatest(spread(0.0) - size)
@@ -129,20 +129,19 @@ def add_combination(M, row, weights, which, A, first, last, start, stop):
 
 
 @compiled
-def add_combinations(M, row, weights, at, A, first, last, stop, triangle):
+def add_combinations(M, row, weights, at, A, first, last, stop, lower):
     """M[row + r] += Σ weights[at + r, m] · A[m] over first ≤ m < last, r = 0 … 3, by whole registers of `stop` columns.
 
-    M may be A: rows are read before they are written. All four are written, whatever they are good for. `triangle` is 1
-    for an upper triangle A, −1 for a lower one: where all of a register is zero it is passed over.
+    M may be A: rows are read before they are written. All four are written, whatever they are good for. Of a lower
+    triangle A the registers that are zero are passed over.
     """
     for j in range(0, stop, 2 * WIDTH):
-        start = max(first, j) if triangle < 0 else first
-        end = min(last, j + 2 * WIDTH) if triangle > 0 else last
-        if start >= end:
+        start = max(first, j) if lower else first
+        if start >= last:
             continue
         a, b, c, d = load(M, row, j), load(M, row + 1, j), load(M, row + 2, j), load(M, row + 3, j)
         if j + WIDTH >= stop:
-            for m in range(start, end):
+            for m in range(start, last):
                 x = load(A, m, j)
                 a = fma(spread(weights[at, m]), x, a)
                 b = fma(spread(weights[at + 1, m]), x, b)
@@ -151,7 +150,7 @@ def add_combinations(M, row, weights, at, A, first, last, stop, triangle):
         else:
             k = j + WIDTH
             e, f, g, h = load(M, row, k), load(M, row + 1, k), load(M, row + 2, k), load(M, row + 3, k)
-            for m in range(start, end):
+            for m in range(start, last):
                 x, y = load(A, m, j), load(A, m, k)
                 w = spread(weights[at, m])
                 a, e = fma(w, x, a), fma(w, y, e)

@@ -28,7 +28,7 @@ from gradlab.kernels.twofold import multiply, scale_rows
 from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "5f186d4b9b5a86d4"
+COMPILED_WITH = "6abae959b274709d"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -58,8 +58,8 @@ def count_rounding(F, C_size, Rt, rank, columns, pivots, examples, M, room):
         for i in range(j, j + rows):
             for k in range(0, n, WIDTH):
                 store(M, i, k, load(examples, pattern + i, k) * load(M, i, k))
-        add_combinations(M, j, turned, j, Rt, 0 if moved else j + 1, n, n, -1)
-        add_combinations(M, j, Rt, j, M, 0, j, n, 0)
+        add_combinations(M, j, turned, j, Rt, 0 if moved else j + 1, n, n, True)
+        add_combinations(M, j, Rt, j, M, 0, j, n, False)
         for i in range(j, j + rows):
             for m in range(j, i):
                 add_row(M, i, Rt[i, m], M, m, 0, n)
