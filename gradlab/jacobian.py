@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from gradlab import activations
-from gradlab.blas import one_blas_thread
 from gradlab.closed_form import Formula, closed_form
+from gradlab.cores import over_cores
 from gradlab.step import StepFunction
 from gradlab.trajectory import Trajectory
 from gradlab.validation import Array
@@ -73,29 +74,26 @@ def step_jacobians(
     if method == "closed_form" and jit_compile:
         raise ValueError("jit_compile=True is for autodiff, got it with method='closed_form'; leave one of them out")
     formula = None if method == "autodiff" or jit_compile else closed_form(traj.step)
-    J = None if formula is None else _by_formula(traj, formula)
-    if J is None and method == "closed_form":
+    made = None if formula is None else _by_formula(traj, formula)
+    if made is None and method == "closed_form":
         raise ValueError(
             "method='closed_form' needs a VanillaRNNCell, SimpleRNNCell, LSTMCell or GRUCell itself, with activations"
             f" among tanh, sigmoid, relu and linear, as it was when the trajectory was made; got"
             f" {traj.step.description}{' with other settings by now' if formula else ''}; use method='auto'"
         )
-    if J is None:
-        J = _by_autodiff(traj, jit_compile)
-        _warn_of_zero_rows(traj, J)
-    n = traj.step.state_size
+    if made is None:
+        made = _by_autodiff(traj, jit_compile)
+        _warn_of_zero_rows(traj, made.J)
+    J, finite = made
     if traj.mask is not None:
-        J[~traj.mask] = np.eye(n)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = J.sum()
-    if not np.isfinite(total):  # seldom, and cheaper than to look at each entry
-        good = np.isfinite(J).all(axis=(2, 3))
-        if not good.all():
-            b, s = (int(i) for i in np.unravel_index(int(np.argmin(good)), good.shape))
-            raise NotFiniteError(
-                f"the derivative of {traj.step.description} is not finite at batch {b}, step {s + 1}, though the state"
-                " is; look for a square root, a division or a norm at 0 in the cell"
-            )
+        J[~traj.mask] = np.eye(traj.step.state_size)
+        finite |= ~traj.mask
+    if not finite.all():
+        b, s = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        raise NotFiniteError(
+            f"the derivative of {traj.step.description} is not finite at batch {b}, step {s + 1}, though the state"
+            " is; look for a square root, a division or a norm at 0 in the cell"
+        )
     return J
 
 
@@ -126,17 +124,43 @@ def _warn_of_zero_rows(traj: Trajectory, J: Array) -> None:
     )
 
 
-def _by_formula(traj: Trajectory, formula: Formula) -> Array | None:
-    """Return [B, T, n, n] from the closed form; None where it does not lead from each state to the next."""
+class _Made(NamedTuple):
+    """Step Jacobians and where they are finite, which is looked for while each chunk is in the cache."""
+
+    J: Array  # [B, T, n, n]
+    finite: NDArray[np.bool_]  # [B, T]
+
+
+def _by_formula(traj: Trajectory, formula: Formula) -> _Made | None:
+    """Return J from the closed form; None where it does not lead from each state to the next."""
     (B, T, d), n = traj.inputs.shape, traj.step.state_size
     before, inputs = traj.states[:, :-1].reshape(B * T, n), traj.inputs.reshape(B * T, d)
-    J, after = np.empty((B * T, n, n)), np.empty((B * T, n))
-    rows = max(1, _CACHE_ENTRIES // n**2)
-    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # what is not finite is named by the caller
-        for start in range(0, B * T, rows):
-            chunk = slice(start, start + rows)
+    J, after, finite = np.empty((B * T, n, n)), np.empty((B * T, n)), np.empty(B * T, bool)
+
+    def fill(chunk: slice) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is named by the caller
             after[chunk] = formula(before[chunk], inputs[chunk], J[chunk])
-    return J.reshape(B, T, n, n) if leads_on(traj, after.reshape(B, T, n)) else None
+        finite[chunk] = _finite_steps(J[chunk])
+
+    # on all cores for the sake of J's memory too: getting it from the system takes longer than filling it
+    over_cores(fill, _chunks(B * T, max(1, _CACHE_ENTRIES // n**2)))
+    if not leads_on(traj, after.reshape(B, T, n)):
+        return None
+    return _Made(J.reshape(B, T, n, n), finite.reshape(B, T))
+
+
+def _chunks(steps: int, size: int) -> list[slice]:
+    """Return the slices of `size` steps, the last one shorter, that make up all of them."""
+    return [slice(start, start + size) for start in range(0, steps, size)]
+
+
+def _finite_steps(J: Array) -> NDArray[np.bool_]:
+    """Return [N], whether each of J [N, n, n] is finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(J.sum(axis=(1, 2)))
+    if not finite.all():  # seldom; a sum may overflow where no entry does
+        finite[~finite] = np.isfinite(J[~finite]).all(axis=(1, 2))
+    return finite
 
 
 def leads_on(traj: Trajectory, after: Array) -> bool:
@@ -152,17 +176,16 @@ def leads_on(traj: Trajectory, after: Array) -> bool:
     return bool((wrong <= allowance).all())
 
 
-def _by_autodiff(traj: Trajectory, jit_compile: bool) -> Array:
-    """Return [B, T, n, n] from one `batch_jacobian` over the flattened steps."""
+def _by_autodiff(traj: Trajectory, jit_compile: bool) -> _Made:
+    """Return J from one `batch_jacobian` over the flattened steps."""
     (B, T, d), n = traj.inputs.shape, traj.step.state_size
     before, inputs = traj.states[:, :-1].reshape(B * T, n), traj.inputs.reshape(B * T, d)
     jacobian = traj.step.function.graph(_jacobian_graph, bool(jit_compile))
-    J = np.empty((B * T, n, n))
-    rows = max(1, _CHUNK_ENTRIES // n**2)
-    for start in range(0, B * T, rows):
-        chunk = slice(start, start + rows)
+    J, finite = np.empty((B * T, n, n)), np.empty(B * T, bool)
+    for chunk in _chunks(B * T, max(1, _CHUNK_ENTRIES // n**2)):
         J[chunk] = jacobian(traj.step.weights, tf.constant(before[chunk]), tf.constant(inputs[chunk])).numpy()
-    return J.reshape(B, T, n, n)
+        finite[chunk] = _finite_steps(J[chunk])
+    return _Made(J.reshape(B, T, n, n), finite.reshape(B, T))
 
 
 def _jacobian_graph(step: StepFunction, jit_compile: bool) -> Any:

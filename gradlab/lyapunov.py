@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from scipy.linalg.lapack import dgeqrf, dorgqr
 
 from gradlab.attractor import entropy_rate, kaplan_yorke_dimension
 from gradlab.blas import one_blas_thread
+from gradlab.cores import usable_cores
 from gradlab.kernels.frames import carry, orthonormal
 from gradlab.links import log_abs_determinants
 from gradlab.scales import ROUNDING, descending
@@ -166,7 +166,7 @@ def lyapunov_exponents(
     longest = 8 if isinstance(J, Iterator) else max(1, min(MAX_STRIDE, math.isqrt(array.shape[1] - discard) // 4))
     frames = [_Frames(start[b : b + size], discard, stride, longest, (seed, b)) for b in range(0, B, size)]
     parts, log_det = [], []
-    with one_blas_thread(), ThreadPoolExecutor(min(2 * len(frames), os.cpu_count() or 1)) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(min(2 * len(frames), usable_cores())) as pool:
         while True:
             groups = [array[b : b + size] for b in range(0, B, size)]
             growing = pool.map(_Frames.advance, frames, groups)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, overload
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradlab import graded
+from gradlab.cores import usable_cores
 from gradlab.kernels.sweeping import sweep
 from gradlab.reading import EPS, read_out, rounding
 from gradlab.scales import Integers, descending
@@ -307,7 +307,7 @@ def _at_times(
         rooms.append(room)
 
     _keep_freed_memory()
-    with TwoStages(sweep_through, read, lines=len(chosen), workers=_usable_cores()) as work:
+    with TwoStages(sweep_through, read, lines=len(chosen), workers=usable_cores()) as work:
         for first, chunk in reader.backwards(int(times[0]), lags):
             steps = chunk if sequences is None else chunk[sequences]
             if shake is not None:
@@ -327,8 +327,3 @@ def _keep_freed_memory() -> None:
     touched, is enough. Page faults otherwise double the time of everything here; other allocators do not mind.
     """
     np.empty(1 << 21)
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

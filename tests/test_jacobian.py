@@ -251,6 +251,15 @@ def test_an_infinite_derivative_names_its_place():
     assert np.array_equal(J[0, 2], np.eye(3))
 
 
+@pytest.mark.parametrize("method", ["autodiff", "closed_form"])
+def test_derivatives_whose_sum_overflows_are_finite(method):
+    cell = VanillaRNNCell(2, "linear", dtype="float64")
+    cell.build((None, 1))
+    cell.set_weights([np.zeros((1, 2)), np.full((2, 2), 1e308), np.zeros(2)])
+    J = step_jacobians(rollout(cell, np.zeros((1, 2, 1))), method=method)
+    assert np.array_equal(J, np.full((1, 2, 2, 2), 1e308))
+
+
 def test_a_step_that_cannot_be_differentiated_is_no_zero():
     def outside(state, inputs):
         return tf.ensure_shape(tf.numpy_function(np.tanh, [state], tf.float64), [None, 3])
