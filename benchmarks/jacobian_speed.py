@@ -4,7 +4,7 @@ float64, units n, T steps, B sequences (the LSTM's Jacobians are 2n × 2n: it ca
 the same states and returns the numbers as a NumPy array, compared with the closed form's. The first call (tracing,
 compiling) and later calls (median) are apart; the ways take turns. A way that would take minutes is run on fewer steps,
 and its time scaled up to all of them is marked "extrapolated": its cost is so much per step. What took over 20 seconds
-is called once more and no oftener.
+in all is not called again.
 
     python benchmarks/jacobian_speed.py            # about ten minutes on 2 cores
     python benchmarks/jacobian_speed.py --quick    # about a minute; writes nothing unless --out is given
@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 from environment import environment
 from numpy.typing import NDArray
+from turns import with_interval
 
 import gradlab as gl
 from gradlab.record import command_line, figure, read_record, results_folder, write_record
@@ -39,6 +40,7 @@ RESULT = results_folder() / "jacobian_speed.json"
 SIZES = {"n=64, T=50, B=8": (64, 50, 8), "n=128, T=200, B=16": (128, 200, 16)}
 QUICK = {"n=16, T=20, B=4": (16, 20, 4)}
 FEATURES, SEED = 16, 0
+ENOUGH = 20.0  # seconds
 CELLS: dict[str, Callable[[int], Any]] = {
     "tanh": lambda n: gl.VanillaRNNCell(n, dtype="float64"),
     "GRU": lambda n: keras.layers.GRUCell(n, dtype="float64"),
@@ -197,14 +199,14 @@ def measure(kind: str, n: int, T: int, B: int, repeats: int) -> dict[str, Any]:
         record[name] = {"first": first * scale, "later": [], "steps": steps, "extrapolated": scale > 1, "error": error}
         calls[name] = call
         print(f"  {name:32} first {first:8.3f} s for {steps} of {B * T} steps", flush=True)
-    slow = {name for name in calls if record[name]["first"] / (B * T) * record[name]["steps"] > 20.0}
     for turn in range(repeats):
         for name, call in calls.items():
-            if turn and (name in slow or record[name]["extrapolated"]):
-                continue  # once is enough to see that it is hopeless
+            one = record[name]
+            if turn and (one["extrapolated"] or sum(one["later"]) > ENOUGH):
+                continue  # what is extrapolated is hopeless: once is enough
             started = time.perf_counter()
             call()
-            record[name]["later"].append((time.perf_counter() - started) * B * T / record[name]["steps"])
+            one["later"].append((time.perf_counter() - started) * B * T / one["steps"])
     for one in record.values():
         one["median"] = statistics.median(one["later"])
     return record
@@ -224,12 +226,18 @@ def run(sizes: dict[str, tuple[int, int, int]], repeats: int) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Return the table as text; a star marks an extrapolated time."""
     problems = record["problems"]
-    lines = [f"{'seconds for all steps: first call / median of later ones':34}"]
+    lines = [
+        "seconds for all steps: first call / median of later ones / how many times as long as gradlab's closed form"
+    ]
     for label, ways in problems.items():
         lines.append(label)
         for name, one in ways.items():
             star = "*" if one["extrapolated"] else " "
-            lines.append(f"  {name:32}{one['first']:>12.4f}{star}{one['median']:>12.4f}{star}")
+            ours = ways["gradlab, closed form"]["later"]
+            times = f"{one['median'] / statistics.median(ours):.3g}"
+            if not one["extrapolated"]:
+                times = with_interval(one["later"], ours[: len(one["later"])])
+            lines.append(f"  {name:32}{one['first']:>12.4f}{star}{one['median']:>12.4f}{star}  × {times}")
     return "\n".join([*lines, "* extrapolated from fewer steps"])
 
 
@@ -269,7 +277,9 @@ def main() -> None:
     """Run or read, print, write, draw."""
     parser = command_line(__doc__, "one small size")
     parser.add_argument("--plot", action="store_true", help="draw from the JSON that is there")
-    parser.add_argument("--repeats", type=int, default=5, help="later calls of each way (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="later calls of each way, at most (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help=f"JSON to write, figure beside it (default: results/{RESULT.name})")
     options = parser.parse_args()
     out = options.out or RESULT

@@ -1,14 +1,15 @@
 """All singular values of ∂h_T/∂h_t at every t: gradlab beside forming the products and calling an SVD.
 
 The others' values are wrong beyond the largest few (float64 holds no more); this is the price of the wrong answer. One
-process, the contenders take turns, medians are reported; NumPy and torch run with their own number of threads and with
-one, since threads inside BLAS do harm at these sizes, and the faster of the two counts. JAX runs in float64, compiled
-beforehand, as is gradlab. The step Jacobians are those of a tanh network, gain 1.5. Beside it stands what gradlab's two
-stages take on one thread, for the first sequence: the sweep, and reading out.
+process, the contenders take turns; medians are reported, and their ratios with a 95 % interval (`turns.py`). NumPy and
+torch run with their own number of threads and with one, since threads inside BLAS do harm at these sizes, and the
+faster of the two counts. JAX runs in float64, compiled beforehand, as is gradlab. The step Jacobians are those of a
+tanh network, gain 1.5. Beside it stands what gradlab's two stages take on one thread, for the first sequence: the
+sweep, and reading out.
 
     python benchmarks/spectrum_speed.py              # some minutes; peers that are not installed are left out
     python benchmarks/spectrum_speed.py --quick      # small shapes, seconds
-    python benchmarks/spectrum_speed.py --plot-only  # draw again from the JSON
+    python benchmarks/spectrum_speed.py --plot-only  # print and draw again from the JSON
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from environment import environment
 from threadpoolctl import threadpool_limits
+from turns import with_interval
 
 import gradlab as gl
 from gradlab import graded
@@ -31,6 +33,7 @@ from gradlab.record import command_line, figure, out_folder, path_of, read_recor
 
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
 QUICK = ((2, 8, 40), (1, 16, 60))
+SEED = 0
 PAUSE = 0.1  # seconds between turns: worker threads of the one before go on spinning for a while
 Contender = Callable[[], np.ndarray]
 
@@ -38,16 +41,16 @@ Contender = Callable[[], np.ndarray]
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = out_folder(command_line(__doc__, "small shapes, a few rounds"))
-    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 7, quick: 3)")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 15, quick: 3)")
     parser.add_argument("--plot-only", action="store_true", help="draw from the JSON that is there")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 7)
+    options.rounds = options.rounds or (3 if options.quick else 15)
     return options
 
 
 def jacobians(B: int, n: int, T: int, gain: float = 1.5) -> np.ndarray:
     """Return J [B, T, n, n] of tanh networks with noise, h ← tanh(W h + ξ)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     W = gain * rng.standard_normal((B, n, n)) / np.sqrt(n)
     h, J = rng.standard_normal((B, n)), np.empty((B, T, n, n))
     for t in range(T):
@@ -162,40 +165,47 @@ def check_largest(results: dict[str, np.ndarray], n: int, T: int) -> float:
     return worst
 
 
+def report(row: dict[str, Any]) -> None:
+    """Print the medians of one shape, and how many times as long as the fastest way of each peer gradlab takes."""
+    B, n, T = row["shape"].values()
+    each, medians = 1e6 / (B * T), {name: float(np.median(times)) for name, times in row["seconds"].items()}
+    print(f"(B, n, T) = {(B, n, T)}: |Δ ln σ_1| ≤ {row['largest_difference_of_first']:.0e}; µs per lag:")
+    print("   ", ", ".join(f"{name} {median * each:.0f}" for name, median in medians.items()))
+    fastest: dict[str, str] = {}
+    for name in sorted(set(medians) - {"gradlab"}, key=medians.__getitem__):
+        fastest.setdefault(name.split(",")[0], name)
+    ours = row["seconds"]["gradlab"]
+    ratios = (f"{with_interval(ours, row['seconds'][name])} × {name}" for name in fastest.values())
+    print("    gradlab takes", ", ".join(ratios))
+    parts = " + ".join(f"{np.median(times) * 1e6:.0f} {stage}" for stage, times in row["stages_s"].items())
+    print(f"    on one thread: {parts}", flush=True)
+
+
 def main() -> None:
     """Run, print, write JSON, draw."""
     options = arguments()
     path = path_of("spectrum_speed", options)
     if options.plot_only:
-        draw(read_record(path), path)
+        record = read_record(path)
+        for row in record["rows"]:
+            report(row)
+        draw(record, path)
         return
     rows = []
     for B, n, T in QUICK if options.quick else SHAPES:
         runs = contenders(J := jacobians(B, n, T))
         seconds, results = measure(runs, options.rounds)
-        medians = {name: float(np.median(times)) for name, times in seconds.items()}
-        best = {}  # of the variants of each peer, the fastest
-        for name, median in medians.items():
-            peer = name.split(",")[0]
-            best[peer] = min(best.get(peer, np.inf), median)
-        row = {
-            "shape": {"B": B, "n": n, "T": T},
-            "seconds": seconds,
-            "median_s": medians,
-            "gradlab_over": {peer: best["gradlab"] / fastest for peer, fastest in best.items() if peer != "gradlab"},
-            "largest_difference_of_first": check_largest(results, n, T),
-            "stages_s": stages(J[0], options.rounds),
-        }
-        rows.append(row)
-        each = 1e6 / (B * T)
-        print(f"(B, n, T) = {(B, n, T)}: |Δ ln σ_1| ≤ {row['largest_difference_of_first']:.0e}; µs per lag:")
-        print("   ", ", ".join(f"{name} {median * each:.0f}" for name, median in medians.items()))
-        ratios = ", ".join(f"{ratio:.2f} × {peer}" for peer, ratio in row["gradlab_over"].items())
-        print(f"    gradlab takes {ratios}")
-        parts = " + ".join(f"{np.median(times) * 1e6:.0f} {stage}" for stage, times in row["stages_s"].items())
-        print(f"    on one thread: {parts}", flush=True)
+        rows.append(
+            {
+                "shape": {"B": B, "n": n, "T": T},
+                "seconds": seconds,
+                "largest_difference_of_first": check_largest(results, n, T),
+                "stages_s": stages(J[0], options.rounds),
+            }
+        )
+        report(rows[-1])
         del J, runs, results  # the contenders hold it
-    record = {"environment": environment(peers=("torch", "jax", "jaxlib")), "rounds": options.rounds, "rows": rows}
+    record = {"environment": environment(SEED, ("torch", "jax", "jaxlib")), "rounds": options.rounds, "rows": rows}
     write_record(record, path)
     draw(record, path)
 
@@ -206,8 +216,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
     with figure(path, 1, len(rows), figsize=(1.7 * len(rows) + 0.9, 1.9)) as (_, axes):
         for ax, row in zip(axes[0], rows, strict=True):
             each = 1e6 / (row["shape"]["B"] * row["shape"]["T"])
-            names = list(row["median_s"])[::-1]
-            values = [row["median_s"][name] * each for name in names]
+            names = list(row["seconds"])[::-1]
+            values = [np.median(row["seconds"][name]) * each for name in names]
             colours = ["C0" if name == "gradlab" else "0.75" for name in names]
             bars = ax.barh(names, values, color=colours)
             ax.bar_label(bars, [f"{value:.0f}" for value in values], padding=2, fontsize=6)
