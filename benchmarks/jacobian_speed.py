@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 from environment import environment
 from numpy.typing import NDArray
-from turns import with_interval
+from turns import timed, with_interval
 
 import gradlab as gl
 from gradlab.record import command_line, figure, read_record, results_folder, write_record
@@ -204,9 +204,7 @@ def measure(kind: str, n: int, T: int, B: int, repeats: int) -> dict[str, Any]:
             one = record[name]
             if turn and (one["extrapolated"] or sum(one["later"]) > ENOUGH):
                 continue  # what is extrapolated is hopeless: once is enough
-            started = time.perf_counter()
-            call()
-            one["later"].append((time.perf_counter() - started) * B * T / one["steps"])
+            one["later"].append(timed(call) * B * T / one["steps"])
     for one in record.values():
         one["median"] = statistics.median(one["later"])
     return record
@@ -277,9 +275,7 @@ def main() -> None:
     """Run or read, print, write, draw."""
     parser = command_line(__doc__, "one small size")
     parser.add_argument("--plot", action="store_true", help="draw from the JSON that is there")
-    parser.add_argument(
-        "--repeats", type=int, default=15, help="later calls of each way, at most (default: %(default)s)"
-    )
+    parser.add_argument("--repeats", type=int, default=15, help="later calls, at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, help=f"JSON to write, figure beside it (default: results/{RESULT.name})")
     options = parser.parse_args()
     out = options.out or RESULT

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from environment import environment
 from threadpoolctl import threadpool_limits
-from turns import with_interval
+from turns import take_turns, with_interval
 
 from gradlab.record import command_line, figure, out_folder, path_of, write_record
 
@@ -158,18 +157,6 @@ def _chaotax(W: np.ndarray, h0: np.ndarray, T: int) -> Contender:
     return lambda: np.asarray(estimate(jnp.asarray(h0), jnp.eye(len(W))))
 
 
-def measure(runs: dict[tuple[str, str], Contender], rounds: int) -> tuple[dict, dict]:
-    """Return (seconds of each turn, the result of the last), turns interleaved after one that is not counted."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    results = {key: run() for key, run in runs.items()}
-    for _ in range(rounds):
-        for key, run in runs.items():
-            start = time.perf_counter()
-            results[key] = run()
-            seconds[key].append(time.perf_counter() - start)
-    return seconds, results
-
-
 def report(seconds: dict, results: dict, options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, Any]:
     """Return one row per contender: median seconds, ratio to gradlab's, how far the exponents differ."""
     rows = []
@@ -220,7 +207,7 @@ def main() -> None:
     setting = {"n": 16 if options.quick else 64, "gain": 1.5, "steps": 300 if options.quick else 2000}
     W, h0 = network(setting["n"], setting["gain"])
     with threadpool_limits(1, "blas"):
-        seconds, results = measure(contenders(W, h0, setting["steps"]), options.rounds)
+        seconds, results = take_turns(contenders(W, h0, setting["steps"]), options.rounds)
     record = report(seconds, results, options, setting)
     write_record(record, path := path_of("lyapunov_speed", options))
     draw(record, path)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from environment import environment
 from threadpoolctl import threadpool_limits
-from turns import with_interval
+from turns import take_turns, with_interval
 
 import gradlab as gl
 from gradlab import graded
@@ -34,7 +34,6 @@ from gradlab.record import command_line, figure, out_folder, path_of, read_recor
 SHAPES = ((8, 32, 1000), (4, 64, 300), (1, 64, 1000), (4, 128, 200))
 QUICK = ((2, 8, 40), (1, 16, 60))
 SEED = 0
-PAUSE = 0.1  # seconds between turns: worker threads of the one before go on spinning for a while
 Contender = Callable[[], np.ndarray]
 
 
@@ -126,19 +125,6 @@ def _jax(J: np.ndarray) -> dict[str, Contender]:
     return {"JAX": lambda: np.asarray(formed(steps))}
 
 
-def measure(runs: dict[str, Contender], rounds: int) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """Return (seconds of each turn, results), turns interleaved after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    results = {name: run() for name, run in runs.items()}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds, results
-
-
 def stages(J: np.ndarray, rounds: int) -> dict[str, list[float]]:
     """Return the seconds a step that sweeping J [T, n, n] and reading out all lags take by themselves, each time."""
     T, n = J.shape[:2]
@@ -194,7 +180,7 @@ def main() -> None:
     rows = []
     for B, n, T in QUICK if options.quick else SHAPES:
         runs = contenders(J := jacobians(B, n, T))
-        seconds, results = measure(runs, options.rounds)
+        seconds, results = take_turns(runs, options.rounds)
         rows.append(
             {
                 "shape": {"B": B, "n": n, "T": T},

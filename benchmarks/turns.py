@@ -1,12 +1,34 @@
-"""Times of contenders that took turns: how many times as long one takes as another, and how sure that is."""
+"""Contenders taking turns: how many times as long one takes as another, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 RESAMPLES = 10_000
+PAUSE = 0.1  # seconds between turns: worker threads of the one before go on spinning for a while
+Name = TypeVar("Name", bound=Hashable)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes, after a pause."""
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def take_turns(runs: dict[Name, Callable[[], Any]], rounds: int) -> tuple[dict[Name, list[float]], dict[Name, Any]]:
+    """Return (seconds of each turn, results) of contenders, turns interleaved after one that is not counted."""
+    seconds: dict[Name, list[float]] = {name: [] for name in runs}
+    results = {name: run() for name, run in runs.items()}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(timed(run))
+    return seconds, results
 
 
 def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
