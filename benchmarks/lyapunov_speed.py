@@ -37,9 +37,9 @@ Contender = Callable[[], Any]
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = out_folder(command_line(__doc__, "a small network, a few rounds"))
-    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 9, quick: 3)")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 25, quick: 3)")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 9)
+    options.rounds = options.rounds or (3 if options.quick else 25)
     return options
 
 
