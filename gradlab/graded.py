@@ -23,6 +23,7 @@ from gradlab.validation import Array
 WIDTH = 8  # float64 in the widest of registers; rows are padded to whole ones, for loops without a slow tail
 UNIT = 2.0**-104  # rounding of twofold arithmetic; what `Graded` counts in
 CROWDED_FROM = 64  # units: then columns of whole registers no longer lie in the first cache side by side
+FIRST_LOOK = 8  # factorizations after which it is seen whether Y is well conditioned; then sooner or later
 PATTERNS = 8  # examples of rounding, in turn, so that a constant Jacobian does not add up one and the same
 
 
@@ -44,6 +45,7 @@ class Graded(NamedTuple):
     error: Array  # [n] relative error of d and Y so far, which nothing later can change
     flags: NDArray[np.bool_]  # [2]: a pivot hung on the last digits of J; one vanished in rounding, taken for a zero
     steps: Integers  # [1]: factorizations so far
+    straight: Integers  # [2]: the number of them at which to see to Y again, and after how many more then
 
 
 class Emitted(NamedTuple):
@@ -99,6 +101,7 @@ def identity(n: int) -> Graded:
         error=np.zeros(n),
         flags=np.zeros(2, bool),
         steps=np.zeros(1, np.int64),
+        straight=np.array([FIRST_LOOK, FIRST_LOOK]),
     )
 
 

@@ -22,7 +22,7 @@ def test_batch_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
     together = log_singular_values(J)
     assert distance(together, np.stack([log_singular_values(one) for one in J])) < 1e-12
     for cores, chunk in ((1, 1), (1, 1 << 19), (3, 8 * 6 * padded(6) * 2), (3, 8 * 6 * padded(6) * 7)):
-        monkeypatch.setattr(products, "_usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(products, "usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(products, "CHUNK_BYTES", chunk)
         assert distance(log_singular_values(J), together) < 1e-12
         assert distance(log_singular_values(J[0]), together[0]) < 1e-12

@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, scal
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "0bcafd4d8c8f187a"
+COMPILED_WITH = "ac7cd27be4ffd7c2"
 
 
 @compiled

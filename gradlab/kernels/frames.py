@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "bb300d0874eaf33e"
+COMPILED_WITH = "d31ed212a3388294"
 
 
 @compiled

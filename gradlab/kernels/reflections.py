@@ -10,10 +10,10 @@ import numpy as np
 
 from gradlab.graded import WIDTH
 from gradlab.kernels.compiling import compiled, inlined
-from gradlab.kernels.rows import add_combination, add_row, aligned, dot, largest
+from gradlab.kernels.rows import add_combination, add_row, aligned, dot, largest, transpose
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "0bcafd4d8c8f187a"
+COMPILED_WITH = "ac7cd27be4ffd7c2"
 
 TINY, HUGE = 2.0**-40, 2.0**40  # squares of columns that need not be brought to size 1
 
@@ -172,3 +172,14 @@ def triangle_of(A):
     """R of A = Q·R [n, padded] on and above the diagonal of A, by reflections; what is below means nothing."""
     room = aligned((2, 4, A.shape[1]))
     triangularise(A, len(A), room[0], room[1], np.zeros(4))
+
+
+@compiled
+def upper_transposed(A, Rt, pivots):
+    """Rᵀ and its diagonal, for R on and above the diagonal of A."""
+    n = len(A)
+    transpose(A, n, Rt)
+    for j in range(n):
+        pivots[j] = Rt[j, j]
+        for k in range(j + 1, Rt.shape[1]):
+            Rt[j, k] = 0.0

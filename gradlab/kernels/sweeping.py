@@ -24,11 +24,12 @@ from gradlab.kernels.rows import (
     smallest_entry,
     transpose,
 )
+from gradlab.kernels.straightening import CROOKED, LONGEST, TOO_CROOKED, straighten
 from gradlab.kernels.twofold import multiply, scale_rows
 from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "6abae959b274709d"
+COMPILED_WITH = "974bdd3833711621"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -199,6 +200,13 @@ def sweep(F, J, wanted, examples, out):
         for i in range(n):
             for j in range(n):
                 step[i, j] = J[s, i, j]
+        if F.steps[0] >= F.straight[0]:
+            crooked = straighten(F, work)
+            if crooked > TOO_CROOKED:
+                F.straight[1] = max(F.straight[1] // 2, 1)
+            elif crooked <= CROOKED:
+                F.straight[1] = min(2 * F.straight[1], LONGEST)
+            F.straight[0] = F.steps[0] + F.straight[1]
         low, high, split = row_exponents(step, exponents)
         shift = (low + high) // 2
         for i in range(n):

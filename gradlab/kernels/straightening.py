@@ -1,0 +1,103 @@
+"""Y of a product kept well conditioned: what makes it crooked goes into C, where rounding is half as long."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlab.graded import WIDTH
+from gradlab.kernels.compiling import compiled
+from gradlab.kernels.grading import in_scale, rescale
+from gradlab.kernels.reflections import triangle_of, upper_transposed
+from gradlab.kernels.rows import add_combination, copy_row, largest, power_of_two, transpose
+from gradlab.kernels.twofold import add_product, store_twofold
+from gradlab.registers import load, spread, store
+
+COMPILED_WITH = "1818c00908c31146"
+
+CROOKED = 2.0  # times as long as what is its own, a row of Y is straightened …
+TOO_CROOKED = 16.0  # … and here sooner the next time
+CLOSE = 16  # bits between scales
+LONGEST = 64  # factorizations between two looks, at most
+
+
+@compiled
+def straighten(F, work):
+    """C · diag(d) · Y = (C·G) · diag(d') · Y' with orthonormal rows of Y', where those of Y lean on each other.
+
+    Y = Λ·Y' with Λ lower triangular (QR of Yᵀ), d' = diag(Λ)·d and G = diag(d)·Λ·diag(d')⁻¹, a unit lower triangle.
+    Y is rounded in float64 at every factorization, which does as little harm as Y is well conditioned: it is a change
+    of the product from outside, and no later step can make it grow. But the Y of many factorizations, each of which
+    multiplies it by a triangle, is worse conditioned the longer they go on, the more units there are: 10^10 after 200
+    steps of 256 units. C·G has twice the digits, and what is rounded of Λ and Y' is outside again.
+
+    What is turned between scales that lie close is as good as a change of Y, L·(I + E)·d = L·d·(I + d⁻¹·E·d), and is
+    added to the error for good: G would turn it on among them, though it does no harm there. What is left of the
+    example of rounding stays as it is, as G is the identity between scales that lie far apart.
+
+    Args:
+        F: the product.
+        work: room for four matrices [whole blocks of rows, padded].
+
+    Returns:
+        how much longer a row of Y was than what is its own, at most; nothing is done up to CROOKED.
+    """
+    n, width = F.Y.shape
+    A, L, G, pivots = work[0], work[1], work[2], np.empty(n)
+    for k in range(n):
+        copy_row(F.Y, k, L, k)
+    transpose(L, n, A)
+    triangle_of(A[:n])
+    upper_transposed(A[:n], L, pivots)  # Λ
+    rank, crooked = n, 0.0
+    while rank and F.mantissa[rank - 1] == 0.0:
+        rank -= 1
+    for k in range(rank):
+        if pivots[k] == 0.0:
+            return np.inf  # what is lost cannot be had back
+        crooked = max(crooked, largest(F.Y, k) / abs(pivots[k]))
+    if not crooked > CROOKED:
+        return crooked
+    for k in range(rank, n):
+        pivots[k] = 1.0
+    in_scale(L, F.mantissa, F.exponent, pivots, G)
+    rescale(F.mantissa, F.exponent, pivots)
+    for k in range(rank):
+        for j in range(k):
+            L[k, j] = -L[k, j]
+        add_combination(F.Y, k, L, k, F.Y, 0, k, 0, width)
+        inverse = spread(1.0 / pivots[k])
+        for j in range(0, width, WIDTH):
+            store(F.Y, k, j, inverse * load(F.Y, k, j))
+    for k in range(n):
+        G[k, k] = 1.0
+    settle(F)
+    multiply_triangle(F, G)
+    return crooked
+
+
+@compiled
+def multiply_triangle(F, G):
+    """C ← C·G for unit lower triangles, in twice the digits."""
+    n = len(F.rows)
+    for i in range(n):
+        for j in range(0, i + 1, WIDTH):  # what has been replaced is to the left, and no longer needed
+            high, low = spread(0.0), spread(0.0)
+            for k in range(j, i + 1):
+                high, low = add_product(high, low, load(G, k, j), spread(F.high[i, k]), spread(F.low[i, k]))
+            store_twofold(F.high, F.low, i, j, high, low)
+
+
+@compiled
+def settle(F):
+    """Add to the error, once and for all, what is turned between scales that lie close."""
+    n = len(F.rows)
+    for j in range(n):
+        moved = 0.0
+        for k in range(j + 1, n):
+            apart = F.exponent[j] - F.exponent[k]
+            if apart <= CLOSE:
+                moved = max(moved, abs(F.turned[j, k]) * power_of_two(apart))
+                F.turned[j, k] = 0.0
+        F.error[j] += moved
