@@ -43,6 +43,7 @@ class Graded(NamedTuple):
     Y: Array  # [n, padded]
     turned: Array  # [n, padded], transposed: a strictly upper triangle
     error: Array  # [n] relative error of d and Y so far, which nothing later can change
+    leaning: Array  # [n] relative error by the rounding of Y, where its rows leaned on each other, in units of 2^-53
     flags: NDArray[np.bool_]  # [2]: a pivot hung on the last digits of J; one vanished in rounding, taken for a zero
     steps: Integers  # [1]: factorizations so far
     straight: Integers  # [2]: the number of them at which to see to Y again, and after how many more then
@@ -56,7 +57,7 @@ class Emitted(NamedTuple):
     exponent: Integers  # [M, n]
     Y: Array  # [M, n, padded]
     swept: Array  # [M, n] relative error of each scale by the sweep, in units of 2^-104
-    reading: Array  # [M, n] that of reading it out, in units of 2^-53
+    reading: Array  # [M, n] that by the rounding of Y and of reading it out, in units of 2^-53
     flags: NDArray[np.bool_]  # [M, 2]
 
     def cut(self, M: int) -> Emitted:
@@ -99,6 +100,7 @@ def identity(n: int) -> Graded:
         Y=Y,
         turned=turned,
         error=np.zeros(n),
+        leaning=np.zeros(n),
         flags=np.zeros(2, bool),
         steps=np.zeros(1, np.int64),
         straight=np.array([FIRST_LOOK, FIRST_LOOK]),

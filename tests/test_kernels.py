@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradlab import graded, log_singular_values
-from gradlab.kernels import determinants, elimination, frames, rotations, sweeping, twofold
+from gradlab.kernels import determinants, elimination, frames, rotations, straightening, sweeping, twofold
 
 Array = NDArray[np.float64]
 SIZES = [1, 2, 7, 8, 9, 16, 63, 64, 65]  # on either side of whole registers, and of where their number is made odd
@@ -143,6 +143,46 @@ def test_elimination_has_twice_the_digits(kind: str, n: int, seed: int) -> None:
     scale = 2.0 ** np.clip(F.exponent[None] - F.exponent[:, None], -1000, 1000)
     for k in range(rank):  # no column outweighs its pivot's by more than it may grow; keys are logarithms with a bend
         assert (R[k] * scale[k])[k + 1 :].max(initial=0.0) <= 2.0**8.2 * R[k, k]
+
+
+@checked
+@given(n=st.sampled_from([1, 3, 8, 9, 17]), seed=st.integers(0, 99))
+def test_triangles_are_multiplied_in_twice_the_digits(n: int, seed: int) -> None:
+    F, _, _ = factored(n, seed)
+    G = graded.aligned((n, graded.padded(n)))
+    G[:, :n] = np.tril(np.random.default_rng([seed, 1]).standard_normal((n, n)), -1) + np.eye(n)
+    before = fractions(F.high[:, :n], F.low[:, :n])
+    straightening.multiply_triangle(F, G)
+    after = fractions(F.high[:, :n], F.low[:, :n])
+    for i in range(n):
+        for j in range(n):
+            terms = [before[i][k] * Fraction(G[k, j]) for k in range(n)]
+            assert abs(after[i][j] - sum(terms)) <= TWOFOLD * sum(map(abs, terms))
+
+
+@checked
+@given(n=st.sampled_from([2, 3, 8, 9, 17]), dead=st.integers(0, 1), seed=st.integers(0, 99))
+def test_a_product_is_straightened_and_stays_what_it_is(n: int, dead: int, seed: int) -> None:
+    F, _, _ = factored(n, seed)
+    rng = np.random.default_rng([seed, 2])
+    F.Y[:, :n] = (np.triu(rng.standard_normal((n, n)), 1) + np.eye(n)) @ F.Y[:, :n]
+    F.Y[-1, :n] = F.Y[0, :n] + 1e-3 * F.Y[-1, :n]  # leans on the first
+    F.exponent[:] = -np.arange(n)
+    if dead:
+        F.mantissa[-1] = 0.0
+    rank = n - dead
+    before, sensitivity = F.high[:, :n] * np.ldexp(F.mantissa, F.exponent) @ F.Y[:, :n], np.linalg.cond(F.Y[:, :n])
+    crooked = straightening.straighten(F, graded.aligned((4, graded.blocks(n), graded.padded(n))))
+    after = F.high[:, :n] * np.ldexp(F.mantissa, F.exponent) @ F.Y[:, :n]
+    rounding = n * 2.0**-50 * sensitivity
+    np.testing.assert_allclose(after, before, rtol=0, atol=rounding * np.abs(before).max())
+    if crooked > straightening.CROOKED:
+        Y = F.Y[:rank, :n]
+        np.testing.assert_allclose(Y @ Y.T, np.eye(rank), atol=rounding)
+        assert (F.leaning[:rank] > 0.0).all()
+    if not dead:
+        assert crooked > straightening.CROOKED
+    assert np.array_equal(np.triu(F.high[:, :n]), np.eye(n))
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -29,6 +29,19 @@ def sparse_and_saturated(seed: int) -> Array:
     return (rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.5) + 2 * np.eye(n)) * slopes[:, None, :]
 
 
+@pytest.mark.parametrize("n", [64, 128])
+def test_errors_are_known_of_large_networks_too(n: int) -> None:
+    """Two answers by different ways, as ball arithmetic takes too long: P and Pᵀ, and their sum is ln|det|."""
+    J = cases.tanh_net(n, 150, 1.5, 0)
+    there, error = log_singular_values(J, times=[0], return_error=True)
+    back, error_back = log_singular_values(np.ascontiguousarray(J[::-1].swapaxes(1, 2)), times=[0], return_error=True)
+    assert (np.abs(there - back) <= 30 * (error + error_back)).all()
+    assert max(error.max(), error_back.max()) < 1e-12
+    # the determinants of float64 have the condition of a step each
+    rounding = n * 2.0**-52 * np.linalg.cond(J).sum()
+    assert abs(there.sum() - np.linalg.slogdet(J)[1].sum()) < error.sum() + rounding
+
+
 @pytest.mark.filterwarnings("ignore:a step Jacobian is singular")
 @pytest.mark.parametrize("seed", [2, 3, 5, 8, 12])
 def test_no_wrong_number_leaves_in_silence(seed: int) -> None:

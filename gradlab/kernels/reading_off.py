@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from gradlab.kernels.compiling import compiled
@@ -13,34 +11,10 @@ from gradlab.kernels.grading import apply_triangle, in_scale, rescale
 from gradlab.kernels.reflections import triangle_of, upper_transposed
 from gradlab.kernels.rotations import first_rows_felt, triangle_values
 from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
+from gradlab.kernels.straightening import rounding_passed_on
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "547dc292766e758a"
-
-EXAMPLES = 3  # of signs that rounding may have
-
-
-@compiled
-def spread_of_rounding(triangle, pivots, sizes, order, signs, crooked, room):
-    """What rounding of the rows of Y does to each scale that is read from them: |Λ⁻¹ · diag(sizes) · signs|.
-
-    A row of Y that leans on those before it has what these were rounded by along, as often as it takes of them; there
-    are EXAMPLES of signs in the rows of `signs`, and the root of the mean of their squares counts.
-    """
-    for k in range(len(pivots)):
-        for e in range(EXAMPLES):
-            room[e, k] = 0.0
-        if pivots[k] == 0.0:
-            crooked[k] = 0.0
-            continue
-        square = 0.0
-        for e in range(EXAMPLES):
-            behind = 0.0
-            for j in range(k):
-                behind += triangle[k, j] * room[e, j]
-            room[e, k] = (signs[e, k] * sizes[order[k]] - behind) / pivots[k]
-            square += room[e, k] ** 2
-        crooked[k] = math.sqrt(square / EXAMPLES)
+COMPILED_WITH = "d07f8fd47d573aae"
 
 
 @compiled
@@ -71,7 +45,7 @@ def read_off(out, ln_s):
     and U_ij ~ d_j/d_i: rotations are soon done with it (Drmač and Veselić 2008).
 
     Args:
-        out: `reading` is filled in, `swept` put in the same order, all else is used up.
+        out: `reading` is added to, `swept` put in the same order, all else is used up.
         ln_s: takes the values.
     """
     M, n = out.mantissa.shape
@@ -80,10 +54,7 @@ def read_off(out, ln_s):
     work = aligned((7, blocks(n), out.high.shape[2]))
     A, B, Rt, Rt_of_Y, Ut = work[0][:n], work[1][:n], work[2][:n], work[3][:n], work[4][:n]
     Y, Y_before = work[5], work[6]
-    crooked, signs = np.empty(n), np.empty((EXAMPLES, n))
-    for e in range(EXAMPLES):
-        for k in range(n):
-            signs[e, k] = 1.0 if (k >> e) % 2 else -1.0
+    crooked = np.empty(n)
     pivots_of_Y, last = np.empty(n), np.empty(n, np.int64)
     for m in range(M):
         mantissa, exponent, reading = out.mantissa[m], out.exponent[m], out.reading[m]
@@ -97,7 +68,7 @@ def read_off(out, ln_s):
         apply_triangle(Ut, Y, B)
         rescale(mantissa, exponent, pivots)
         for k in range(n):
-            reading[k] = abs(1.0 / pivots[k]) if mantissa[k] != 0.0 else 0.0
+            reading[k] += abs(1.0 / pivots[k]) if mantissa[k] != 0.0 else 0.0
             sizes[k] = largest(Y, k)
             size = abs(mantissa[k]) * sizes[k]
             keys[k] = exponent[k] + bits_of(size) * 2.0**-52
@@ -110,7 +81,7 @@ def read_off(out, ln_s):
             transpose(A, n, B)
             triangle_of(B)
             upper_transposed(B, Rt_of_Y, pivots_of_Y)
-            spread_of_rounding(Rt_of_Y, pivots_of_Y, sizes, order, signs, crooked, A)
+            rounding_passed_on(Rt_of_Y, pivots_of_Y, sizes[order], crooked, A)
         for x in (mantissa, reading, out.swept[m]):
             reorder(x, order)
         reorder(exponent, order)

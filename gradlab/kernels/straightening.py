@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradlab.graded import WIDTH
@@ -12,12 +14,13 @@ from gradlab.kernels.grading import in_scale, rescale
 from gradlab.kernels.reflections import triangle_of, upper_transposed
 from gradlab.kernels.rows import add_combination, copy_row, largest, power_of_two, transpose
 from gradlab.kernels.twofold import add_product, store_twofold
-from gradlab.registers import load, spread, store
+from gradlab.registers import fma, load, spread, store, total
 
-COMPILED_WITH = "1818c00908c31146"
+COMPILED_WITH = "e52c732bc862db74"
 
-CROOKED = 2.0  # times as long as what is its own, a row of Y is straightened …
-TOO_CROOKED = 16.0  # … and here sooner the next time
+CROOKED = 16.0  # times the rounding of Y in a scale, and it is straightened …
+TOO_CROOKED = 256.0  # … and here sooner the next time
+EXAMPLES = (5.0**0.5, 2.0**0.5, 3.0**0.5)  # whose multiples, but for the integers, are spread evenly
 CLOSE = 16  # bits between scales
 LONGEST = 64  # factorizations between two looks, at most
 
@@ -41,7 +44,7 @@ def straighten(F, work):
         work: room for four matrices [whole blocks of rows, padded].
 
     Returns:
-        how much longer a row of Y was than what is its own, at most; nothing is done up to CROOKED.
+        how many times the rounding of Y a scale takes on, at most; nothing is done up to CROOKED.
     """
     n, width = F.Y.shape
     A, L, G, pivots = work[0], work[1], work[2], np.empty(n)
@@ -50,13 +53,16 @@ def straighten(F, work):
     transpose(L, n, A)
     triangle_of(A[:n])
     upper_transposed(A[:n], L, pivots)  # Λ
-    rank, crooked = n, 0.0
+    rank, leaning = n, np.zeros(n)
     while rank and F.mantissa[rank - 1] == 0.0:
         rank -= 1
+    sizes = np.zeros(n)
     for k in range(rank):
         if pivots[k] == 0.0:
             return np.inf  # what is lost cannot be had back
-        crooked = max(crooked, largest(F.Y, k) / abs(pivots[k]))
+        sizes[k] = largest(F.Y, k)
+    rounding_passed_on(L, pivots, sizes, leaning, G)
+    crooked = leaning[:rank].max() if rank else 0.0
     if not crooked > CROOKED:
         return crooked
     for k in range(rank, n):
@@ -64,6 +70,7 @@ def straighten(F, work):
     in_scale(L, F.mantissa, F.exponent, pivots, G)
     rescale(F.mantissa, F.exponent, pivots)
     for k in range(rank):
+        F.leaning[k] = math.hypot(F.leaning[k], leaning[k])
         for j in range(k):
             L[k, j] = -L[k, j]
         add_combination(F.Y, k, L, k, F.Y, 0, k, 0, width)
@@ -75,6 +82,28 @@ def straighten(F, work):
     settle(F)
     multiply_triangle(F, G)
     return crooked
+
+
+@compiled
+def rounding_passed_on(triangle, pivots, sizes, passed, room):
+    """What rounding of the rows of Y = Λ·Q, as large as `sizes`, does to each diagonal entry of Λ, relatively.
+
+    A row that leans on those before it takes on what they were rounded by: |Λ⁻¹ · sizes · x|, the root of the mean of
+    the squares of a few examples of x, each spread evenly with variance 1.
+    """
+    for e in range(len(EXAMPLES)):
+        for j in range(0, room.shape[1], WIDTH):
+            store(room, e, j, spread(0.0))
+    for k in range(len(pivots)):
+        square = 0.0
+        for e in range(len(EXAMPLES)):
+            x = sizes[k] * 3.0**0.5 * (2.0 * ((k + 1) * EXAMPLES[e] % 1.0) - 1.0)
+            behind = spread(0.0)
+            for j in range(0, k, WIDTH):
+                behind = fma(load(triangle, k, j), load(room, e, j), behind)
+            room[e, k] = (x - total(behind)) / pivots[k] if pivots[k] != 0.0 else 0.0
+            square += room[e, k] ** 2
+        passed[k] = math.sqrt(square / len(EXAMPLES))
 
 
 @compiled

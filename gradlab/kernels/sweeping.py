@@ -29,7 +29,7 @@ from gradlab.kernels.twofold import multiply, scale_rows
 from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "974bdd3833711621"
+COMPILED_WITH = "6955c29aec5b2707"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
@@ -68,13 +68,14 @@ def count_rounding(F, C_size, Rt, rank, columns, pivots, examples, M, room):
             for k in range(0, n, WIDTH):
                 store(M, i, k, inverse * load(M, i, k))
     in_scale(M, F.mantissa, F.exponent, pivots, room)
-    before, errors = F.error.copy(), aligned((1, room.shape[1]))
+    before, errors, leaning = F.error.copy(), aligned((1, room.shape[1])), F.leaning.copy()
     for j in range(rank):
         size = spread(abs(pivots[j]))
         for k in range(0, j + 1, WIDTH):
             store(errors, 0, k, larger(load(errors, 0, k), size * load(room, j, k)))
     for k in range(n):
         F.error[k] = before[columns[k]] + errors[0, k]
+        F.leaning[k] = leaning[columns[k]]
     for j in range(n):
         unknown = none
         for k in range(0, n, WIDTH):
@@ -236,6 +237,7 @@ def sweep(F, J, wanted, examples, out):
             out.Y[m] = F.Y
             out.mantissa[m] = F.mantissa
             out.exponent[m] = F.exponent
+            out.reading[m] = F.leaning
             out.flags[m] = F.flags
             for j in range(n):
                 out.swept[m, j] = F.error[j] + largest(F.turned, j)
