@@ -5,6 +5,9 @@ drown in the rounding of the large ones. Here C and Y are well conditioned, and 
 nothing and loses nothing. C has twice the digits of float64 (a high and a low part), since rounding that is harmless
 when it is made grows wherever later steps bring two scales together again.
 
+Y is rounded in float64, which is a relative change of the product from outside: later steps cannot make it grow, but it
+does as much harm as the rows of Y lean on each other. So they are straightened from time to time.
+
 Lineage: stratification, or "UDT", of quantum Monte Carlo (Loh and Gubernatis 1992; Bauer 2020), graded QR for products
 of matrices (G. W. Stewart 1995; D. E. Stewart 1997), arithmetic without rounding (Dekker 1971; Ogita, Rump and Oishi
 2005).

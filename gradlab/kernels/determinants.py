@@ -12,7 +12,7 @@ from gradlab.kernels.rows import aligned, exchange, largest, largest_below, scal
 from gradlab.registers import fma, load, spread, store
 from gradlab.scales import LN2
 
-COMPILED_WITH = "83eacdbb7a6987a8"
+COMPILED_WITH = "380ef511f3f2f6a4"
 
 
 @compiled

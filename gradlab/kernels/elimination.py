@@ -27,7 +27,7 @@ from gradlab.registers import (
 from gradlab.scales import Integers
 from gradlab.validation import Array
 
-COMPILED_WITH = "5bd124606fb29ce9"
+COMPILED_WITH = "ef522eee742d0bcb"
 
 SINGULAR = 32 * 2.0**-53  # a pivot this far below what it was reduced from hangs on the last digits of J …
 LOST = 32 * UNIT  # … and here it has no right digit left

@@ -12,7 +12,7 @@ from gradlab.kernels.reflections import combine, reflect, triangularise
 from gradlab.kernels.rows import add_combinations, aligned, blocks
 from gradlab.registers import greatest, larger, load, spread, store
 
-COMPILED_WITH = "318aa78e83157f6b"
+COMPILED_WITH = "83b38fe051b9fe3d"
 
 
 @compiled

@@ -14,7 +14,7 @@ from gradlab.kernels.rows import add_combinations, aligned, power_of_two, transp
 from gradlab.registers import greatest, larger, load, magnitude, powers_of_two, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "83eacdbb7a6987a8"
+COMPILED_WITH = "380ef511f3f2f6a4"
 
 LARGE = 2.0**400  # beyond, products of scales may leave float64
 NEGLIGIBLE = 2.0**-64  # entries of a unit triangle, which is rounded to 2^-53

@@ -14,7 +14,7 @@ from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
 from gradlab.kernels.straightening import rounding_passed_on
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "d07f8fd47d573aae"
+COMPILED_WITH = "bbedea90e533e638"
 
 
 @compiled

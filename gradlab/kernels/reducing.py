@@ -9,7 +9,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.twofold import ANCHOR, add_anchored, add_product, store_twofold
 from gradlab.registers import fma, larger, load, magnitude, spread, store
 
-COMPILED_WITH = "7f83feeababaee5a"
+COMPILED_WITH = "356041be8f1def45"
 
 LEFT, NOISE, TILT = range(3)  # for each column: its largest entry left, Σ C_size, Σ|R/diag R| over the pivots so far
 LOW, SIZE = 4, 8  # where `factors` has the low parts and sizes of four rows of L; their high parts come first, negative

@@ -13,7 +13,7 @@ from gradlab.kernels.compiling import compiled, inlined
 from gradlab.kernels.rows import add_combination, add_row, aligned, dot, largest, transpose
 from gradlab.registers import fma, load, spread, store
 
-COMPILED_WITH = "83eacdbb7a6987a8"
+COMPILED_WITH = "380ef511f3f2f6a4"
 
 TINY, HUGE = 2.0**-40, 2.0**40  # squares of columns that need not be brought to size 1
 

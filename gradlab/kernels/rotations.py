@@ -17,7 +17,7 @@ from gradlab.row_blocks import FIRST, PRODUCT, SECOND, multiply_blocks, multiply
 from gradlab.scales import LN2, Integers
 from gradlab.validation import Array
 
-COMPILED_WITH = "83eacdbb7a6987a8"
+COMPILED_WITH = "380ef511f3f2f6a4"
 
 UNFELT = 2.0**-48  # the relative change of a singular value for which a coupling between rows may be dropped
 UNTURNED = 2.0**-96  # the squared cosine of two rows that are as good as orthogonal …

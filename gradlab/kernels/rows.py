@@ -14,7 +14,7 @@ from gradlab.kernels.compiling import compiled
 from gradlab.registers import fma, from_bits, greatest, larger, load, magnitude, spread, store, total, where_greater
 from gradlab.row_blocks import transpose_block
 
-COMPILED_WITH = "4356d90832ce9971"
+COMPILED_WITH = "084bdef1cdc149b6"
 
 aligned = compiled(graded.aligned)
 blocks = compiled(graded.blocks)

@@ -16,7 +16,7 @@ from gradlab.kernels.rows import add_combination, copy_row, largest, power_of_tw
 from gradlab.kernels.twofold import add_product, store_twofold
 from gradlab.registers import fma, load, spread, store, total
 
-COMPILED_WITH = "e52c732bc862db74"
+COMPILED_WITH = "d04754ff053fdc35"
 
 CROOKED = 16.0  # times the rounding of Y in a scale, and it is straightened …
 TOO_CROOKED = 256.0  # … and here sooner the next time
