@@ -234,7 +234,8 @@ def table(record: dict[str, Any]) -> str:
             ours = ways["gradlab, closed form"]["later"]
             times = f"{one['median'] / statistics.median(ours):.3g}"
             if not one["extrapolated"]:
-                times = with_interval(one["later"], ours[: len(one["later"])])
+                both = min(len(one["later"]), len(ours))  # turns that they took together
+                times = with_interval(one["later"][:both], ours[:both])
             lines.append(f"  {name:32}{one['first']:>12.4f}{star}{one['median']:>12.4f}{star}  × {times}")
     return "\n".join([*lines, "* extrapolated from fewer steps"])
 

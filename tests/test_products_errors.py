@@ -42,6 +42,32 @@ def test_errors_are_known_of_large_networks_too(n: int) -> None:
     assert abs(there.sum() - np.linalg.slogdet(J)[1].sum()) < error.sum() + rounding
 
 
+@pytest.mark.parametrize(("gain", "seed"), [(0.1, 0), (0.3, 1)])
+def test_networks_that_do_not_touch_have_their_own_values(gain: float, seed: int) -> None:
+    """Zeros of J are zeros of the product, whatever is straightened on the way."""
+    n, T = 12, 160
+    parts = [
+        np.concatenate([cases.tanh_net(n, T // 2, g, s + seed) for g, s in order])
+        for order in (((1.5, 0), (gain, 10)), ((gain, 20), (1.5, 30)))
+    ]
+    J = np.zeros((T, 2 * n, 2 * n))
+    J[:, :n, :n], J[:, n:, n:] = parts
+    order = np.random.default_rng(seed).permutation(2 * n)
+    ln_s, error = log_singular_values(J[:, order][:, :, order], times=[0], return_error=True)
+    apart = np.concatenate([log_singular_values(part, times=[0])[0] for part in parts])
+    assert np.abs(ln_s[0] - np.sort(apart)[::-1]).max() < 1e-12
+    assert error.max() < 1e-12
+
+
+def test_what_leans_across_more_than_float64_holds_is_not_lost() -> None:
+    """Scales that part by 2^2400 and meet again; the lower triangle keeps a zero in the product all the while."""
+    apart, shear = np.diag([2.0**-300, 2.0**300]), np.array([[1.0, 0.0], [1.0, 1.0]])
+    J = np.stack([apart] * 4 + [np.eye(2)] * 2 + [np.linalg.inv(apart)] * 2 + [shear] * 19)
+    exact = reference.exact_log_singular_values(J, 20000)
+    ln_s, error = log_singular_values(J, times=[0], return_error=True)
+    assert np.abs(ln_s[0] - exact).max() <= 30 * error.max() < 1e-11
+
+
 @pytest.mark.filterwarnings("ignore:a step Jacobian is singular")
 @pytest.mark.parametrize("seed", [2, 3, 5, 8, 12])
 def test_no_wrong_number_leaves_in_silence(seed: int) -> None:

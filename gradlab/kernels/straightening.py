@@ -22,6 +22,7 @@ CROOKED = 16.0  # times the rounding of Y in a scale, and it is straightened …
 TOO_CROOKED = 256.0  # … and here sooner the next time
 EXAMPLES = (5.0**0.5, 2.0**0.5, 3.0**0.5)  # whose multiples, but for the integers, are spread evenly
 CLOSE = 16  # bits between scales
+FAR = 128  # bits between scales: entries of a triangle below 2^-64 are not applied to Y
 LONGEST = 64  # factorizations between two looks, at most
 
 
@@ -34,6 +35,10 @@ def straighten(F, work):
     of the product from outside, and no later step can make it grow. But the Y of many factorizations, each of which
     multiplies it by a triangle, is worse conditioned the longer they go on, the more units there are: 10^10 after 200
     steps of 256 units. C·G has twice the digits, and what is rounded of Λ and Y' is outside again.
+
+    Only rows whose scales lie within FAR bits are straightened against each other, and only where it makes nothing of
+    a zero of C. Y mixes no others from one step to the next, so what leans there does not lean more; but in C it would
+    be a small number instead of a zero, which is lost when the scales draw further apart, and missed when they meet.
 
     What is turned between scales that lie close is as good as a change of Y, L·(I + E)·d = L·d·(I + d⁻¹·E·d), and is
     added to the error for good: G would turn it on among them, though it does no harm there. What is left of the
@@ -65,6 +70,10 @@ def straighten(F, work):
     crooked = leaning[:rank].max() if rank else 0.0
     if not crooked > CROOKED:
         return crooked
+    for j in range(n):
+        for k in range(j):
+            if not (j < rank and belongs(F, L, sizes, j, k)):
+                L[j, k] = 0.0
     for k in range(rank, n):
         pivots[k] = 1.0
     in_scale(L, F.mantissa, F.exponent, pivots, G)
@@ -82,6 +91,18 @@ def straighten(F, work):
     settle(F)
     multiply_triangle(F, G)
     return crooked
+
+
+@compiled
+def belongs(F, triangle, sizes, j, k):
+    """Whether row j of Y is straightened against row k: Λ_jk is no rounding, and C·G has the zeros of C."""
+    n = len(F.rows)
+    if not abs(triangle[j, k]) > n * 2.0**-50 * sizes[j] or abs(F.exponent[k] - F.exponent[j]) > FAR:
+        return False
+    filled = 0
+    for i in range(j, n):
+        filled += F.high[i, j] != 0.0 and F.high[i, k] == 0.0
+    return filled == 0
 
 
 @compiled
