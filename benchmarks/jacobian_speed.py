@@ -3,10 +3,10 @@
 float64, units n, T steps, B sequences (the LSTM's Jacobians are 2n × 2n: it carries h and c). Every way starts from
 the same states and returns the numbers as a NumPy array, compared with the closed form's. The first call (tracing,
 compiling) and later calls (median) are apart; the ways take turns. A way that would take minutes is run on fewer steps,
-and its time scaled up to all of them is marked "extrapolated": its cost is so much per step. What took over 20 seconds
-in all is not called again.
+and its time scaled up to all of them is marked "extrapolated": its cost is so much per step. A way whose
+later calls took over 20 seconds in all is not called again.
 
-    python benchmarks/jacobian_speed.py            # about ten minutes on 2 cores
+    python benchmarks/jacobian_speed.py            # about six minutes on 2 cores
     python benchmarks/jacobian_speed.py --quick    # about a minute; writes nothing unless --out is given
     python benchmarks/jacobian_speed.py --plot     # the figure again from the JSON
 
@@ -40,7 +40,7 @@ RESULT = results_folder() / "jacobian_speed.json"
 SIZES = {"n=64, T=50, B=8": (64, 50, 8), "n=128, T=200, B=16": (128, 200, 16)}
 QUICK = {"n=16, T=20, B=4": (16, 20, 4)}
 FEATURES, SEED = 16, 0
-ENOUGH = 20.0  # seconds
+ENOUGH = 20.0  # seconds of later calls of one way
 CELLS: dict[str, Callable[[int], Any]] = {
     "tanh": lambda n: gl.VanillaRNNCell(n, dtype="float64"),
     "GRU": lambda n: keras.layers.GRUCell(n, dtype="float64"),

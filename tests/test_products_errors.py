@@ -54,9 +54,10 @@ def test_networks_that_do_not_touch_have_their_own_values(gain: float, seed: int
     J[:, :n, :n], J[:, n:, n:] = parts
     order = np.random.default_rng(seed).permutation(2 * n)
     ln_s, error = log_singular_values(J[:, order][:, :, order], times=[0], return_error=True)
-    apart = np.concatenate([log_singular_values(part, times=[0])[0] for part in parts])
-    assert np.abs(ln_s[0] - np.sort(apart)[::-1]).max() < 1e-12
-    assert error.max() < 1e-12
+    alone = [log_singular_values(part, times=[0], return_error=True) for part in parts]
+    apart = np.sort(np.concatenate([values[0] for values, _ in alone]))[::-1]
+    assert np.abs(ln_s[0] - apart).max() <= 30 * max(error.max(), *(of_part.max() for _, of_part in alone))
+    assert error.max() < PROMISE / 30
 
 
 def test_what_leans_across_more_than_float64_holds_is_not_lost() -> None:

@@ -14,7 +14,7 @@ from gradlab.kernels.rows import aligned, blocks, copy_row, largest, transpose
 from gradlab.kernels.straightening import rounding_passed_on
 from gradlab.registers import bits_of
 
-COMPILED_WITH = "0401e124551a2bba"
+COMPILED_WITH = "c04f9b1d47a66fe5"
 
 
 @compiled

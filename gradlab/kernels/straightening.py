@@ -33,8 +33,8 @@ def straighten(F, work):
     Y = Λ·Y' with Λ lower triangular (QR of Yᵀ), d' = diag(Λ)·d and G = diag(d)·Λ·diag(d')⁻¹, a unit lower triangle.
     Y is rounded in float64 at every factorization, which does as little harm as Y is well conditioned: it is a change
     of the product from outside, and no later step can make it grow. But the Y of many factorizations, each of which
-    multiplies it by a triangle, is worse conditioned the longer they go on, the more units there are: 10^10 after 200
-    steps of 256 units. C·G has twice the digits, and what is rounded of Λ and Y' is outside again.
+    multiplies it by a triangle, is worse conditioned the longer they go on, without bound where there are
+    many units. C·G has twice the digits, and what is rounded of Λ and Y' is outside again.
 
     Only rows whose scales lie within FAR bits are straightened against each other, and only where it makes nothing of
     a zero of C. Y mixes no others from one step to the next, so what leans there does not lean more; but in C it would
@@ -46,7 +46,7 @@ def straighten(F, work):
 
     Args:
         F: the product.
-        work: room for four matrices [whole blocks of rows, padded].
+        work: room for three matrices [whole blocks of rows, padded].
 
     Returns:
         how many times the rounding of Y a scale takes on, at most; nothing is done up to CROOKED.

@@ -29,7 +29,7 @@ from gradlab.kernels.twofold import multiply, scale_rows
 from gradlab.registers import greatest, larger, load, magnitude, spread, store, where_greater
 from gradlab.scales import ZERO_EXPONENT
 
-COMPILED_WITH = "463e3b3516a021bc"
+COMPILED_WITH = "ff03dc3c629b1d62"
 
 SPLIT_BITS = 20  # rows of a step that differ by more are graded before the step is multiplied by …
 BRACKET_BITS = 900  # … and by no more than this at once: its rounding still fits float64
